@@ -1,0 +1,49 @@
+"""Section `convert`: GGUF, quantised sets, Ollama."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from vlmpipe.config.base import GateMode, Section
+
+
+class ConvertConfig(Section):
+    """From merged weights to files that llama.cpp and Ollama load."""
+
+    quants: tuple[str, ...] = ("q4_k_m", "q5_k_m", "q8_0")
+    """Quantised files to make: any type of llama.cpp's quantiser. f16 is always made first."""
+
+    llama_cpp_dir: Path | None = None
+    """A llama.cpp checkout to convert with; unset: the sources of the installed llama-cpp-python,
+    fetched once into the shared cache."""
+
+    probes: int = Field(1, ge=1)
+    """Image questions asked of each file after it is made."""
+
+    max_loss_drift: float = Field(0.5, ge=0)
+    """Largest change of the probes' mean target loss, in nats a token, from the merged model to
+    a file; a file beyond it is excluded, and f16 beyond it fails the gate."""
+
+    ollama_url: str = "http://127.0.0.1:11434"
+    """Where an Ollama server may answer; the recommended file is then registered there."""
+
+    ollama_name: str | None = None
+    """Name in Ollama; unset: `<run.name>-finetune`."""
+
+    gate: GateMode = "enforce"
+    """deploy refuses files whose verdict failed."""
+
+    @field_validator("quants")
+    @classmethod
+    def quants_are_lower_case_and_unique(cls, quants: tuple[str, ...]) -> tuple[str, ...]:
+        """File names carry the type in lower case; a type named twice would be written twice."""
+        wrong = [quant for quant in quants if quant != quant.lower()]
+        if wrong:
+            raise ValueError(f"write quant types in lower case: {', '.join(wrong)}")
+        if len(set(quants)) != len(quants):
+            raise ValueError("a quant type is named twice")
+        if not quants:
+            raise ValueError("name at least one quant type, e.g. q8_0")
+        return quants

@@ -1,0 +1,183 @@
+"""Section `train`: method, adapter, curriculum, loss, schedule."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from vlmpipe.config.base import GateMode, Section
+
+LossScope = Literal["assistant_after_image", "after_image", "assistant"]
+
+
+class LoraSection(Section):
+    """The low-rank adapter, on the language model only."""
+
+    r: int = Field(32, ge=1, le=1024)
+    """Rank: what the adapter can express, and its size."""
+
+    alpha: int = Field(64, ge=1, le=4096)
+    """Scale; the update is multiplied by alpha / r."""
+
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of adapter inputs dropped in training."""
+
+    targets: Literal["all", "attention", "ffn"] = "all"
+    """Which linear layers of each block carry an adapter."""
+
+
+class QuantizationSection(Section):
+    """How QLoRA holds the frozen base."""
+
+    type: Literal["nf4", "fp4"] = "nf4"
+    """4-bit data type of the frozen language model; nf4 is the one QLoRA was shown with."""
+
+    double_quant: bool = True
+    """Quantise the scales too: 0.4 bit a weight less."""
+
+    compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Precision that 4-bit weights are expanded to for a multiplication."""
+
+
+class CurriculumPhase(Section):
+    """One phase of the resolution curriculum."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")
+
+    max_size: tuple[int, int]
+    """Box [height, width] in pixels that each image is fitted into, aspect kept."""
+
+    difficulty: tuple[float, float] = (0.0, 1.0)
+    """Samples whose difficulty lies in this range belong to the phase."""
+
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the phase's samples; or `max_steps`."""
+
+    max_steps: int | None = Field(None, ge=1)
+    """Optimiser steps of the phase; unset, with `epochs` unset too: its share of
+    `train.max_steps`."""
+
+    learning_rate_scale: float = Field(1.0, gt=0, le=10)
+    """Multiplies `train.learning_rate` in this phase."""
+
+    @field_validator("max_size")
+    @classmethod
+    def sides_hold_an_image_token(cls, size: tuple[int, int]) -> tuple[int, int]:
+        """Each side must hold at least two image tokens."""
+        if min(size) < 64:
+            raise ValueError(f"max_size {list(size)} has a side under 64 pixels")
+        return size
+
+    @field_validator("difficulty")
+    @classmethod
+    def difficulty_is_a_range(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        """0 <= low <= high <= 1."""
+        if not 0 <= bounds[0] <= bounds[1] <= 1:
+            raise ValueError(f"difficulty {list(bounds)} is not 0 <= low <= high <= 1")
+        return bounds
+
+    @model_validator(mode="after")
+    def length_is_said_once(self) -> CurriculumPhase:
+        """epochs and max_steps exclude each other."""
+        if self.epochs is not None and self.max_steps is not None:
+            raise ValueError(f"phase {self.name!r} sets both epochs and max_steps; keep one")
+        return self
+
+
+class LossSection(Section):
+    """Which tokens are learned from."""
+
+    scope: LossScope = "assistant_after_image"
+    """assistant_after_image: the assistant's tokens after the first image, end of turn included;
+    after_image: all text after the first image; assistant: every assistant token. A sample without
+    an image has all of its assistant tokens supervised."""
+
+
+DEFAULT_CURRICULUM = (
+    CurriculumPhase(name="448", max_size=(448, 448)),
+    CurriculumPhase(name="896", max_size=(896, 1232)),
+    CurriculumPhase(name="1232", max_size=(1232, 1792)),
+)
+
+
+class TrainConfig(Section):
+    """Fine-tuning."""
+
+    method: Literal["qlora", "lora", "full"] = "qlora"
+    """qlora: adapter over a 4-bit base; lora: over a 16-bit base; full: all language weights, for
+    small models."""
+
+    lora: LoraSection = LoraSection()
+    quantization: QuantizationSection = QuantizationSection()
+    curriculum: tuple[CurriculumPhase, ...] = DEFAULT_CURRICULUM
+    """Phases in order; the same adapter and optimiser continue through them. Does not apply to
+    text-only models. `[]` trains in one phase at `model.max_pixels`."""
+
+    on_empty_phase: Literal["refuse", "widen"] = "refuse"
+    """A phase that no sample falls into: refuse, or take the samples of the nearest difficulty."""
+
+    loss: LossSection = LossSection()
+
+    unfreeze: tuple[str, ...] = ()
+    """Stated exceptions to the frozen vision tower: `merger`, `last_blocks:N`. The census then
+    expects exactly those to be trained, beside the language model's adapter."""
+
+    max_steps: int = Field(100, ge=1)
+    """Optimiser steps in all, divided evenly over phases that set no length of their own."""
+
+    max_length: int = Field(2048, ge=16)
+    """Longest sample in tokens, image tokens included. Longer ones are bad samples: nothing is
+    ever cut."""
+
+    learning_rate: float = Field(2e-4, gt=0, le=1)
+    lr_scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape of the schedule; each phase runs its own."""
+
+    warmup_ratio: float = Field(0.0, ge=0, lt=1)
+    """Share of a phase's steps over which the learning rate rises from zero."""
+
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    max_grad_norm: float = Field(1.0, gt=0)
+    batch_size: int = Field(1, ge=1)
+    """Samples in a forward pass."""
+
+    gradient_accumulation: int = Field(4, ge=1)
+    """Forward passes to an optimiser step; the loss is normalised by tokens over all of them."""
+
+    gradient_checkpointing: bool = True
+    """Recompute activations in the backward pass: far less memory, about a third more time."""
+
+    optimizer: Literal["adamw_torch", "paged_adamw_8bit", "adamw_8bit"] = "adamw_torch"
+    checkpoint_steps: tuple[int, ...] = (50, 100)
+    """Optimiser steps, counted over all phases, at which a checkpoint is kept. The end of each
+    phase always keeps one to resume from."""
+
+    report_to: tuple[Literal["wandb", "mlflow"], ...] = ()
+    """Trackers beside the JSONL and TensorBoard files that are always written."""
+
+    gate: GateMode = "report"
+    """Verdict on the training itself: loss finite and lower at the end than at the start."""
+
+    @field_validator("unfreeze")
+    @classmethod
+    def unfreeze_names_known_parts(cls, parts: tuple[str, ...]) -> tuple[str, ...]:
+        """Each part is `merger` or `last_blocks:N`."""
+        for part in parts:
+            name, _, count = part.partition(":")
+            known = part == "merger" or (name == "last_blocks" and count.isdigit() and int(count))
+            if not known:
+                raise ValueError(f"unfreeze {part!r} is neither 'merger' nor 'last_blocks:N'")
+        return parts
+
+    @field_validator("curriculum")
+    @classmethod
+    def phase_names_are_unique(
+        cls, phases: tuple[CurriculumPhase, ...]
+    ) -> tuple[CurriculumPhase, ...]:
+        """Two phases must not share a name: their checkpoints would collide."""
+        names = [phase.name for phase in phases]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"curriculum has several phases named {', '.join(twice)}")
+        return phases

@@ -1,0 +1,1 @@
+"""From conversations to token ids, labels and pixels: the same for training and for serving."""

@@ -1,0 +1,41 @@
+"""What every task owns; a new task is one new file that satisfies this protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from vlmpipe.encoding.conversation import Sample
+
+
+class Task(Protocol):
+    """Prompt, generator, metrics and difficulty of one kind of document."""
+
+    @property
+    def name(self) -> str:
+        """As it stands in samples and in `data.task`."""
+
+    @property
+    def instruction(self) -> str:
+        """The prompt that goes with an image of this task."""
+
+    @property
+    def primary_metric(self) -> str:
+        """The key of `measure` that verdicts look at; 0 to 1, larger is better."""
+
+    def generate(self, index: int, seed: int, difficulty: tuple[float, float]) -> Sample:
+        """Synthetic sample number `index`: the same for the same arguments, on any machine."""
+
+    def difficulty(self, reference: str) -> float:
+        """How hard it is to produce this answer, 0 to 1, from structure and size of the text."""
+
+    def measure(self, prediction: str, reference: str) -> Mapping[str, float]:
+        """Metrics of one answer, each 0 to 1 with larger better unless its name is an error rate
+        (`cer`)."""
+
+
+def mean_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Arithmetic mean of each metric over the answers; empty for no answers."""
+    if not rows:
+        return {}
+    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}

@@ -1,0 +1,61 @@
+"""What every engine does: answer a conversation, and say how likely an answer is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from vlmpipe.encoding.conversation import Message
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A greedy answer."""
+
+    text: str
+    finish_reason: Literal["stop", "length"]
+    """`length`: cut at the limit."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    """End of turn included where the model gave it."""
+
+    seconds: float
+    """Whole request."""
+
+    first_token_seconds: float
+    """Until the first token was known: prompt processing, image included."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Generation speed after the first token; 0 where there was no second one."""
+        spent = self.seconds - self.first_token_seconds
+        return (self.completion_tokens - 1) / spent if spent > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Score:
+    """Teacher forcing of a given answer."""
+
+    loss: float
+    """Mean negative log-likelihood, nats a token, end of turn included."""
+
+    tokens: int
+
+
+class Engine(Protocol):
+    """One way to run a model. Images are prepared by the contract in each of them."""
+
+    @property
+    def name(self) -> str:
+        """As it stands in results: `hf:base`, `hf:tuned`, `llama_cpp:q8_0`."""
+
+    def complete(self, messages: Sequence[Message], *, max_new_tokens: int) -> Completion:
+        """Greedy answer to a conversation that ends with a user's turn."""
+
+    def score(self, messages: Sequence[Message], answer: str) -> Score:
+        """How likely `answer` is, teacher-forced, to the same conversation."""
+
+    def close(self) -> None:
+        """Free what the engine holds."""

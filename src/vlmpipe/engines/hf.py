@@ -1,0 +1,127 @@
+"""transformers in process: the model as it was trained, adapter on or off."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from vlmpipe.encoding.conversation import Message
+from vlmpipe.encoding.encoder import Encoded, Encoder
+from vlmpipe.engines.base import Completion, Score
+
+
+class HfEngine:
+    """Greedy answers and teacher-forced losses of a transformers or PEFT model."""
+
+    def __init__(self, model: Any, encoder: Encoder, name: str, *, adapter: bool = True) -> None:
+        self._model = model
+        self._encoder = encoder
+        self._name = name
+        self._adapter = adapter
+
+    @property
+    def name(self) -> str:
+        """As it stands in results."""
+        return self._name
+
+    def complete(self, messages: Sequence[Message], *, max_new_tokens: int) -> Completion:
+        """Greedy answer; transformers' generate with the key-value cache."""
+        encoded = self._encoder.encode_prompt(messages)
+        inputs = self.model_inputs(encoded)
+        clock = _FirstTokenClock()
+        with self._inference():
+            output = self._model.generate(
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                repetition_penalty=1.0,
+                eos_token_id=self._encoder.stop_token_ids,
+                pad_token_id=self._encoder.tokenizer.pad_token_id,
+                streamer=clock,
+            )
+        seconds = time.perf_counter() - clock.begun
+        new = output[0, len(encoded.input_ids) :].tolist()
+        stopped = bool(new) and new[-1] in self._encoder.stop_token_ids
+        return Completion(
+            text=self._encoder.decode(new),
+            finish_reason="stop" if stopped else "length",
+            prompt_tokens=len(encoded.input_ids),
+            completion_tokens=len(new),
+            seconds=seconds,
+            first_token_seconds=clock.first_token_seconds(seconds),
+        )
+
+    def score(self, messages: Sequence[Message], answer: str) -> Score:
+        """Mean negative log-likelihood of the answer, end of turn included, in nats a token."""
+        import torch
+
+        turns = [*messages, Message("assistant", (answer,))]
+        encoded = self._encoder.encode_sample(turns, scope="assistant")
+        start = _last_answer_start(encoded.labels)
+        with self._inference():
+            logits = self._model(**self.model_inputs(encoded), use_cache=False).logits[0]
+        targets = torch.tensor(encoded.labels[start:], device=logits.device)
+        loss = torch.nn.functional.cross_entropy(
+            logits[start - 1 : -1].float(), targets, ignore_index=-100
+        )
+        return Score(loss=float(loss), tokens=int((targets != -100).sum()))
+
+    def model_inputs(self, encoded: Encoded) -> dict[str, Any]:
+        """Tensors of one conversation, batch of one, on the model's device."""
+        import torch
+
+        ids = torch.tensor([encoded.input_ids])
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if encoded.pixel_values is not None and encoded.image_grid_thw is not None:
+            # Without the type ids Qwen2.5-VL silently goes on with wrong positions.
+            inputs["mm_token_type_ids"] = torch.tensor([encoded.image_mask])
+            inputs["pixel_values"] = torch.from_numpy(encoded.pixel_values)
+            inputs["image_grid_thw"] = torch.from_numpy(encoded.image_grid_thw)
+        return {key: value.to(self._model.device) for key, value in inputs.items()}
+
+    def close(self) -> None:
+        """Drop the model."""
+        self._model = None
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        import torch
+
+        switched_off = nullcontext() if self._adapter else self._model.disable_adapter()
+        with torch.inference_mode(), switched_off:
+            yield
+
+
+class _FirstTokenClock:
+    """A streamer that notes when the first new token came."""
+
+    def __init__(self) -> None:
+        self.begun = time.perf_counter()
+        self._first: float | None = None
+        self._prompt_seen = False
+
+    def put(self, value: Any) -> None:
+        """Called with the prompt, then with each token."""
+        if self._prompt_seen and self._first is None:
+            self._first = time.perf_counter() - self.begun
+        self._prompt_seen = True
+
+    def end(self) -> None:
+        """Called once at the end."""
+
+    def first_token_seconds(self, otherwise: float) -> float:
+        """Seconds until the first token, `otherwise` where none came."""
+        return self._first if self._first is not None else otherwise
+
+
+def _last_answer_start(labels: Sequence[int]) -> int:
+    """Index of the first token of the last supervised stretch."""
+    position = max(i for i, label in enumerate(labels) if label != -100)
+    while position > 0 and labels[position - 1] != -100:
+        position -= 1
+    return position

@@ -23,6 +23,10 @@ class Task(Protocol):
     def primary_metric(self) -> str:
         """The key of `measure` that verdicts look at; 0 to 1, larger is better."""
 
+    @property
+    def always_trained(self) -> frozenset[str]:
+        """Ids of generated samples that are never held out."""
+
     def generate(self, index: int, seed: int, difficulty: tuple[float, float]) -> Sample:
         """Synthetic sample number `index`: the same for the same arguments, on any machine."""
 
@@ -31,7 +35,8 @@ class Task(Protocol):
 
     def measure(self, prediction: str, reference: str) -> Mapping[str, float]:
         """Metrics of one answer, each 0 to 1 with larger better unless its name is an error rate
-        (`cer`)."""
+        (`cer`).
+        """
 
 
 def mean_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

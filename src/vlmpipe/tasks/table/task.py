@@ -1,0 +1,89 @@
+"""The task `table`: an image of a table becomes its HTML."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+
+from vlmpipe.encoding.conversation import Message, Sample
+from vlmpipe.tasks.html_tables import TableError, TableShape, parse_table, shape_of
+from vlmpipe.tasks.table.drawing import draw_table, random_style
+from vlmpipe.tasks.table.synthetic import Grid, random_grid
+from vlmpipe.tasks.teds import teds
+from vlmpipe.tasks.text_metrics import text_metrics
+
+ATTEMPTS = 12
+"""Tables drawn by lot until one measures as hard as asked; the nearest one is taken otherwise."""
+
+
+class TableTask:
+    """Tables to HTML, judged by TEDS."""
+
+    name = "table"
+    instruction = "Convert the table in the image to HTML."
+    primary_metric = "teds"
+    always_trained: frozenset[str] = frozenset()
+
+    def generate(self, index: int, seed: int, difficulty: tuple[float, float]) -> Sample:
+        """A table of digits and words, in print, with its HTML.
+
+        Its measured difficulty lies in the range, or as near as the generator comes.
+        """
+        # Seeded by text: the same on every platform, and neighbours have nothing in common.
+        rng = random.Random(f"table:{seed}:{index}")
+        grid = self._grid(rng, difficulty)
+        target = grid.html()
+        hardness = self.difficulty(target)
+        image = draw_table(grid, random_style(rng, hardness))
+        return Sample(
+            id=f"table-{seed}-{index:06d}",
+            messages=(
+                Message("user", (image, self.instruction)),
+                Message("assistant", (target,)),
+            ),
+            task=self.name,
+            difficulty=hardness,
+            origin=f"synthetic table {index}, seed {seed}",
+        )
+
+    def difficulty(self, reference: str) -> float:
+        """From cells, characters and spans: 0 for four one-digit cells, 1 for two hundred cells
+        of ten characters with eight spans. Text that holds no table counts by its length.
+        """
+        try:
+            shape = shape_of(parse_table(reference))
+        except TableError:
+            shape = TableShape(rows=0, columns=0, characters=len(reference), spans=0)
+        cells = _share(shape.rows * shape.columns, low=4, high=200)
+        characters = _share(shape.characters, low=8, high=2000)
+        return round(0.5 * cells + 0.4 * characters + 0.1 * min(1.0, shape.spans / 8), 6)
+
+    def measure(self, prediction: str, reference: str) -> Mapping[str, float]:
+        """`teds`, `teds_structure` (cells' text ignored), and the metrics of plain text."""
+        return {
+            "teds": teds(prediction, reference),
+            "teds_structure": teds(prediction, reference, structure_only=True),
+            **text_metrics(prediction, reference),
+        }
+
+    def _grid(self, rng: random.Random, bounds: tuple[float, float]) -> Grid:
+        low, high = bounds
+
+        def miss(grid: Grid) -> float:
+            measured = self.difficulty(grid.html())
+            return max(low - measured, measured - high, 0.0)
+
+        grid = random_grid(rng, rng.uniform(low, high))
+        for _ in range(ATTEMPTS):
+            if not miss(grid):
+                break
+            grid = min(grid, random_grid(rng, rng.uniform(low, high)), key=miss)
+        return grid
+
+
+def _share(value: float, low: float, high: float) -> float:
+    """Where `value` stands between `low` (0) and `high` (1), on a logarithmic scale."""
+    if value <= low:
+        return 0.0
+    return min(1.0, math.log(value / low) / math.log(high / low))

@@ -1,0 +1,55 @@
+"""Stage 0: the machine against this configuration, before anything is spent on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from vlmpipe.errors import CheckError
+from vlmpipe.pipeline import Outcome, Stage, StageContext
+from vlmpipe.pipeline.files import write_json
+from vlmpipe.system.probes import probe_machine
+from vlmpipe.system.requirements import requirements_of
+from vlmpipe.system.rows import Requirement
+
+RESULT_NAME = "check.json"
+
+
+def run(context: StageContext) -> Outcome:
+    """Write every requirement with what was found into `check.json`.
+
+    Raises:
+        CheckError: listing all that is missing, each with its remedy.
+    """
+    rows = requirements_of(context.config, probe_machine())
+    write_json(context.folder / RESULT_NAME, {"requirements": [asdict(row) for row in rows]})
+    for row in rows:
+        context.log.info("%s: %s", row.status, row)
+    missing = [row for row in rows if row.status == "missing"]
+    if missing:
+        raise _refusal(missing)
+    return Outcome(metrics=_counts(rows), summary=_summary(rows))
+
+
+def _refusal(missing: Sequence[Requirement]) -> CheckError:
+    count = f"{len(missing)} thing{'s' if len(missing) > 1 else ''}"
+    remedies = dict.fromkeys(f"{row.requirement}: {row.remedy}" for row in missing)
+    return CheckError(
+        f"this machine lacks {count} that this configuration requires",
+        *remedies,
+        problems=[str(row) for row in missing],
+    )
+
+
+def _counts(rows: Sequence[Requirement]) -> dict[str, float]:
+    states = [row.status for row in rows]
+    return {f"check/{state}": states.count(state) for state in ("ok", "advice", "missing")}
+
+
+def _summary(rows: Sequence[Requirement]) -> tuple[str, ...]:
+    advised = [row for row in rows if row.status == "advice"]
+    first = f"{len(rows)} requirements held against this machine, {len(advised)} with advice"
+    return (first, *(f"advice: {row} -> {row.remedy}" for row in advised))
+
+
+CHECK = Stage(name="check", number=0, version=1, cached=False, run=run)

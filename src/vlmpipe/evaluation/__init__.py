@@ -1,0 +1,1 @@
+"""Tasks over engines: answers, image reliance, verdicts, and the report of a run."""

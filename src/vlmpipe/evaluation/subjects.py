@@ -1,0 +1,79 @@
+"""The two models that are compared, as engines over one base: adapter off, adapter on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vlmpipe.config import Config
+from vlmpipe.encoding.contract import read_contract
+from vlmpipe.encoding.encoder import Encoder
+from vlmpipe.engines.base import Engine
+from vlmpipe.engines.hf import HfEngine
+from vlmpipe.errors import ArtifactError
+from vlmpipe.evaluation.comparison import BASE, TUNED
+from vlmpipe.models.base import BaseModelFolder
+from vlmpipe.models.loading import load_model, load_tokenizer, resolve_dtype
+
+
+@contextmanager
+def open_subjects(
+    config: Config, base: BaseModelFolder, train_folder: Path
+) -> Iterator[dict[str, Engine]]:
+    """`base` and `tuned`, the base held as it was in training (4-bit for qlora).
+
+    Both read images and text by the contract that train wrote. With train.method=full there are
+    two models in memory, else one whose adapter is switched.
+
+    Raises:
+        ArtifactError: when train's folder holds no adapter that fits the base.
+    """
+    encoder = Encoder(load_tokenizer(base.folder), read_contract(train_folder))
+    model = _load(config, base.folder)
+    if config.train.method == "full":
+        tuned = _load(config, train_folder / "model")
+        engines = {
+            BASE: HfEngine(model, encoder, "hf:base"),
+            TUNED: HfEngine(tuned, encoder, "hf:tuned"),
+        }
+    else:
+        adapted = with_adapter(model, train_folder / "adapter")
+        engines = {
+            BASE: HfEngine(adapted, encoder, "hf:base", adapter=False),
+            TUNED: HfEngine(adapted, encoder, "hf:tuned"),
+        }
+    try:
+        yield dict(engines)
+    finally:
+        for engine in engines.values():
+            engine.close()
+
+
+def with_adapter(model: Any, folder: Path) -> Any:
+    """The model with a trained adapter on it, in evaluation mode.
+
+    Raises:
+        ArtifactError: when the adapter cannot be read or was made for another model.
+    """
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    try:
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=False).eval()
+    except (OSError, ValueError, RuntimeError, SafetensorError) as exc:
+        raise ArtifactError(
+            f"the adapter in {folder} does not go onto this base model: {str(exc).splitlines()[0]}",
+            "train it again: `vlmpipe run-all --force train`",
+        ) from exc
+
+
+def _load(config: Config, folder: Path) -> Any:
+    quantization = config.train.quantization if config.train.method == "qlora" else None
+    return load_model(
+        folder,
+        dtype=resolve_dtype(config.model.dtype),
+        quantization=quantization,
+        attn_implementation=config.model.attn_implementation,
+    )

@@ -1,0 +1,1 @@
+"""Samples: read from files or generated, audited, split, stored, read back."""

@@ -1,0 +1,239 @@
+"""Sources or generator in, audited and split samples out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from vlmpipe.config import Config
+from vlmpipe.data.audit import Accepted, Auditor, SampleCheck
+from vlmpipe.data.problems import Candidate
+from vlmpipe.data.rows import ROWS_PER_GROUP, features, to_row
+from vlmpipe.data.sources import candidates
+from vlmpipe.data.splitting import heldout_positions
+from vlmpipe.errors import BadSamplesError, ConfigError
+from vlmpipe.pipeline.events import Reporter
+from vlmpipe.pipeline.files import sha256_of, write_json
+from vlmpipe.tasks import TASKS, task_named
+
+LISTED = 20
+"""Problems shown; the log holds all of them."""
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """What one split holds."""
+
+    samples: int
+    tasks: dict[str, int]
+    images: int
+    largest_image: tuple[int, int] | None
+    """Width and height of the image of most pixels."""
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What was prepared; data.json holds the same."""
+
+    train: SplitFacts
+    heldout: SplitFacts
+    seed: int
+    heldout_fraction: float
+    skipped: int
+    problems: tuple[str, ...]
+    """`file:line: what`, for each sample skipped."""
+
+    sources: tuple[dict[str, Any], ...]
+    """Path, sha256, weight and number of usable samples of each file."""
+
+    notes: tuple[str, ...]
+    """Lines for the person who watches."""
+
+
+def prepare_data(
+    config: Config,
+    folder: Path,
+    reporter: Reporter,
+    check_sample: SampleCheck | None = None,
+    *,
+    wants_images: bool = True,
+) -> DataSummary:
+    """Write `train.parquet`, `heldout.parquet` and `data.json` into `folder`.
+
+    `check_sample` says what else makes a sample unusable (too long for the context, say);
+    `wants_images` is False for text-only models, to which a sample with an image is a bad one.
+
+    Raises:
+        ConfigError: a source that cannot be opened, or a generator that does not suit the model.
+        BadSamplesError: bad samples under `data.on_bad_sample=refuse`, or no usable one at all.
+    """
+    if not config.data.sources and not wants_images:
+        _refuse_pictures(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    auditor = Auditor(
+        generated=not config.data.sources, wants_images=wants_images, check_sample=check_sample
+    )
+    spool = folder / "spool.arrow"
+    try:
+        _fill(spool, auditor, _counted(candidates(config), config, reporter), config)
+        _refuse_bad(auditor, config)
+        heldout = _heldout(auditor.accepted, config)
+        _write_splits(spool, folder, len(auditor.accepted), heldout)
+    finally:
+        spool.unlink(missing_ok=True)
+    summary = _summary(auditor, heldout, config)
+    write_json(folder / "data.json", asdict(summary))
+    for note in summary.notes:
+        reporter.note(note)
+    return summary
+
+
+def _refuse_pictures(config: Config) -> None:
+    task = task_named(config.data.task)
+    if task.generate(0, config.run.seed, config.data.synthetic.difficulty).images:
+        raise ConfigError(
+            f"data.task {task.name!r} generates images, and the model reads text only",
+            "choose text questions: data.task=qa",
+            "or a vision-language model: model.id=embedded:tiny",
+            "or give text samples of your own: data.sources=[...]",
+        )
+
+
+def _counted(every: Iterable[Candidate], config: Config, reporter: Reporter) -> Iterator[Candidate]:
+    """The same candidates, reported as they pass."""
+    total = None if config.data.sources else float(config.data.synthetic.n)
+    for done, candidate in enumerate(every):
+        reporter.progress("reading samples", done, total)
+        yield candidate
+    reporter.progress_done()
+
+
+def _fill(spool: Path, auditor: Auditor, every: Iterable[Candidate], config: Config) -> None:
+    """Write each usable sample to a file as soon as it is read: memory holds a few at a time."""
+    from datasets.arrow_writer import ArrowWriter
+
+    usable = islice(auditor.usable(every), config.data.max_samples)
+    with ArrowWriter(
+        path=str(spool), features=features(), writer_batch_size=ROWS_PER_GROUP
+    ) as writer:
+        for sample, weight in usable:
+            writer.write(to_row(sample, weight))
+        writer.finalize()
+
+
+def _refuse_bad(auditor: Auditor, config: Config) -> None:
+    problems, good = auditor.problems, len(auditor.accepted)
+    if problems and config.data.on_bad_sample == "refuse":
+        raise BadSamplesError(
+            f"{len(problems)} of {len(problems) + good} samples cannot be used",
+            "mend or remove them",
+            "or leave them out: data.on_bad_sample=skip",
+            problems=_listed(problems),
+        )
+    if not good:
+        raise BadSamplesError(
+            "there is no usable sample",
+            "look at data.sources, or use the synthetic generator: data.sources=[]",
+            problems=_listed(problems),
+        )
+
+
+def _listed(problems: Sequence[str]) -> list[str]:
+    rest = len(problems) - LISTED
+    more = [f"and {rest} more, all in the log"] if rest > 0 else []
+    return [*problems[:LISTED], *more]
+
+
+def _heldout(accepted: Sequence[Accepted], config: Config) -> set[int]:
+    return heldout_positions(
+        [each.keys for each in accepted],
+        config.data.heldout_fraction,
+        config.run.seed,
+        [position for position, each in enumerate(accepted) if each.pinned],
+    )
+
+
+def _write_splits(spool: Path, folder: Path, total: int, heldout: set[int]) -> None:
+    """Both splits in the order in which the samples were read."""
+    from datasets import Dataset
+
+    every = Dataset.from_file(str(spool)) if total else Dataset.from_dict({}, features())
+    for name, wanted in (("train", False), ("heldout", True)):
+        positions = [place for place in range(total) if (place in heldout) is wanted]
+        with _quiet_bars():
+            every.select(positions).to_parquet(
+                str(folder / f"{name}.parquet"), batch_size=ROWS_PER_GROUP
+            )
+
+
+@contextmanager
+def _quiet_bars() -> Iterator[None]:
+    """No progress bars of the library's own."""
+    from datasets.utils import logging as datasets_logging
+
+    shown = datasets_logging.is_progress_bar_enabled()
+    datasets_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets_logging.enable_progress_bar()
+
+
+def _summary(auditor: Auditor, heldout: set[int], config: Config) -> DataSummary:
+    sides: tuple[list[Accepted], list[Accepted]] = ([], [])
+    for position, each in enumerate(auditor.accepted):
+        sides[position in heldout].append(each)
+    return DataSummary(
+        train=_facts(sides[0]),
+        heldout=_facts(sides[1]),
+        seed=config.run.seed,
+        heldout_fraction=config.data.heldout_fraction,
+        skipped=len(auditor.problems),
+        problems=tuple(auditor.problems),
+        sources=_source_facts(auditor.accepted, config),
+        notes=tuple(_notes(auditor, heldout, config)),
+    )
+
+
+def _facts(side: Sequence[Accepted]) -> SplitFacts:
+    sizes = [size for each in side for size in each.image_sizes]
+    return SplitFacts(
+        samples=len(side),
+        tasks=dict(sorted(Counter(each.task for each in side).items())),
+        images=len(sizes),
+        largest_image=max(sizes, key=lambda size: size[0] * size[1], default=None),
+    )
+
+
+def _source_facts(accepted: Sequence[Accepted], config: Config) -> tuple[dict[str, Any], ...]:
+    counts = Counter(each.source for each in accepted)
+    return tuple(
+        {
+            "path": str(source.path),
+            "sha256": sha256_of(source.path),
+            "weight": source.weight,
+            "samples": counts[place],
+        }
+        for place, source in enumerate(config.data.sources)
+    )
+
+
+def _notes(auditor: Auditor, heldout: set[int], config: Config) -> Iterator[str]:
+    if auditor.problems:
+        yield f"{len(auditor.problems)} bad samples left out, listed in data.json"
+    if auditor.repeats:
+        yield (
+            f"{auditor.repeats} of {config.data.synthetic.n} generated samples repeated others"
+            " and were left out"
+        )
+    if config.data.heldout_fraction and not heldout:
+        yield "nothing could be held out: all samples share their content, or are always trained on"
+    foreign = sorted({each.task for each in auditor.accepted} - TASKS.keys())
+    if foreign:
+        yield f"answers of task {', '.join(foreign)} are measured as plain text"

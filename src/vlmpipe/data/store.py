@@ -1,0 +1,86 @@
+"""Prepared samples, read one by one from the parquet files that `prepare_data` wrote."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from vlmpipe.data.rows import from_row
+from vlmpipe.data.sources import referenced_files
+from vlmpipe.encoding.conversation import Sample
+from vlmpipe.errors import ArtifactError
+
+__all__ = ["Split", "SplitSamples", "load_split", "referenced_files"]
+
+Split = Literal["train", "heldout"]
+
+
+def load_split(folder: Path, split: Split) -> SplitSamples:
+    """The samples of one split under a `setup` version's data folder.
+
+    Raises:
+        ArtifactError: when its file is missing or not readable.
+    """
+    return SplitSamples(folder / f"{split}.parquet")
+
+
+class SplitSamples(Sequence[Sample]):
+    """A split as a sequence: images are decoded when a sample is asked for, one row group at a time.
+
+    Can be sent to other processes; each opens the file for itself.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._open()
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        group = bisect_right(self._starts, position) - 1
+        return from_row(self._group(group).slice(position - self._starts[group], 1).to_pylist()[0])
+
+    def column(self, name: str) -> list[Any]:
+        """One column of all rows (`id`, `task`, `difficulty`, `weight`, `origin`), no images read."""
+        values: list[Any] = self._file.read(columns=[name]).column(0).to_pylist()
+        return values
+
+    def __getstate__(self) -> Path:
+        return self.path
+
+    def __setstate__(self, path: Path) -> None:
+        self.path = path
+        self._open()
+
+    def _open(self) -> None:
+        import pyarrow
+        from pyarrow import parquet
+
+        try:
+            self._file: Any = parquet.ParquetFile(self.path, memory_map=True)
+        except (OSError, pyarrow.ArrowException) as exc:
+            raise ArtifactError(
+                f"{self.path} cannot be read as samples: {str(exc).splitlines()[0]}",
+                "prepare the data again: `vlmpipe run-all --force setup` with the same options",
+            ) from exc
+        self._starts = [0]
+        for group in range(self._file.num_row_groups):
+            self._starts.append(self._starts[-1] + self._file.metadata.row_group(group).num_rows)
+        self._held: tuple[int, Any] = (-1, None)
+
+    def _group(self, group: int) -> Any:
+        if self._held[0] != group:
+            self._held = (group, self._file.read_row_group(group))
+        return self._held[1]

@@ -74,7 +74,7 @@ def _python(machine: Machine) -> Requirement:
         requirement="Python",
         needed=needed,
         found=machine.python,
-        remedy=f"install Python {needed}, then `make clean setup`",
+        remedy=f"install Python {needed}, remove .venv, then: make setup PYTHON=python3.12",
     )
 
 

@@ -1,0 +1,52 @@
+# CONFIG names the configuration, ARGS adds words: make train CONFIG=configs/x.yaml ARGS="run.name=a"
+CONFIG ?= configs/tiny.yaml
+ARGS ?=
+# The interpreter that .venv is made with.
+PYTHON ?= python3
+# cpu or cuda: how llama-cpp-python is compiled; unset: cuda where nvcc and a GPU are both here.
+LLAMA ?=
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+VLMPIPE := $(BIN)/vlmpipe
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast check clean \
+	stage-check stage-setup train validate merge convert deploy
+
+help: ## list the targets
+	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 40
+
+setup: $(STAMP) ## create .venv and install from constraints.txt (compiles llama-cpp-python, about 5 minutes)
+
+$(STAMP): pyproject.toml constraints.txt scripts/setup.sh
+	@PYTHON="$(PYTHON)" LLAMA="$(LLAMA)" bash scripts/setup.sh
+	@touch $@
+
+demo: setup ## install, run all stages of CONFIG, say where the report and the service are
+	$(VLMPIPE) run-all -c $(CONFIG) $(ARGS)
+
+test: setup ## all tests
+	$(BIN)/pytest $(ARGS)
+
+test-fast: setup ## tests that take a few seconds at most
+	$(BIN)/pytest -m "not slow" $(ARGS)
+
+check: setup ## lint, format, layers, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+clean: ## remove caches and build products; outputs/ and .venv stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find src tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+stage-check: setup ## stage 0: the machine against CONFIG
+	$(VLMPIPE) check -c $(CONFIG) $(ARGS)
+
+stage-setup: setup ## stage 1: base model, data, llama.cpp sources
+	$(VLMPIPE) setup -c $(CONFIG) $(ARGS)
+
+train validate merge convert deploy: setup ## stages 2 to 6, each by its name
+	$(VLMPIPE) $@ -c $(CONFIG) $(ARGS)

@@ -1,0 +1,286 @@
+"""llama.cpp in this process: a GGUF file, its mmproj, and the contract they were trained under."""
+
+from __future__ import annotations
+
+import codecs
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vlmpipe.encoding.chat import IMAGE_SLOT, Segment, render, render_segments
+from vlmpipe.encoding.contract import PreprocessContract
+from vlmpipe.encoding.conversation import Message
+from vlmpipe.engines.base import Completion, Score
+from vlmpipe.engines.llama_runtime import LlamaRuntime, available_cpus
+from vlmpipe.engines.llama_vision import Chunk, VisionProjector
+from vlmpipe.errors import ArtifactError, StageError
+
+ANSWER_ROOM = 512
+"""Tokens added to what the data needs, where no context length is asked for."""
+
+
+class PromptTooLongError(StageError):
+    """A conversation does not fit the engine's context."""
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        super().__init__(
+            f"the conversation takes {tokens} tokens, the engine holds {limit}",
+            "give it more: deploy.context_length=N",
+            "or send a smaller image or less text",
+        )
+        self.tokens = tokens
+        self.limit = limit
+
+
+@dataclass
+class _Run:
+    """What one generation came to."""
+
+    prompt_tokens: int
+    started: float
+    first_token_at: float | None = None
+    tokens: int = 0
+    stopped: bool = False
+
+
+class LlamaCppEngine:
+    """Greedy answers and teacher-forced scores of a GGUF model; see `engines.base.Engine`.
+
+    One request at a time; not for use from several threads at once.
+    """
+
+    def __init__(
+        self,
+        gguf: Path,
+        mmproj: Path | None,
+        contract: PreprocessContract,
+        *,
+        name: str,
+        n_ctx: int | None = None,
+        n_threads: int | None = None,
+        n_gpu_layers: int = 0,
+    ) -> None:
+        """Load the files and hold them against the contract.
+
+        `n_ctx` defaults to what the data needs and room for an answer, `n_threads` to the cores
+        at hand; `n_gpu_layers` -1 puts all on the GPU.
+
+        Raises:
+            ArtifactError: when a file cannot be loaded, the pair does not fit the contract, or
+                image-token counts differ from it.
+        """
+        self.name = name
+        self.contract = contract
+        if contract.has_vision != (mmproj is not None):
+            needs = "an mmproj file" if contract.has_vision else "no mmproj file"
+            raise ArtifactError(f"a {contract.family} model takes {needs} beside {gguf}")
+        threads = n_threads or available_cpus()
+        self._vision: VisionProjector | None = None
+        self._runtime = LlamaRuntime(
+            gguf,
+            n_ctx=n_ctx or contract.context_length + ANSWER_ROOM,
+            n_threads=threads,
+            n_gpu_layers=n_gpu_layers,
+        )
+        try:
+            self._stop_ids = self._find_stop_tokens(gguf)
+            if mmproj is not None:
+                self._vision = self._load_vision(mmproj, threads)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that prompt and answer may take together."""
+        return self._runtime.n_ctx
+
+    def complete(self, messages: Sequence[Message], *, max_new_tokens: int) -> Completion:
+        """Greedy answer to a conversation that ends with a user's turn.
+
+        Raises:
+            PromptTooLongError: when it does not fit the context.
+        """
+        pieces: list[str] = []
+        answer = self.stream(messages, max_new_tokens=max_new_tokens)
+        while True:
+            try:
+                pieces.append(next(answer))
+            except StopIteration as done:
+                completion: Completion = done.value
+                return completion
+
+    def stream(
+        self, messages: Sequence[Message], *, max_new_tokens: int
+    ) -> Generator[str, None, Completion]:
+        """The same answer in pieces of text, as tokens come; returns the whole.
+
+        Raises:
+            PromptTooLongError: when it does not fit the context.
+        """
+        started = time.perf_counter()
+        turns = self.contract.conversation(messages)
+        text = render(self.contract.chat_template, turns, add_generation_prompt=True)
+        with self._prompt([Segment(text, answer=False)], turns) as chunks:
+            prompt_tokens = sum(chunk.n_tokens for chunk in chunks)
+            room = self.n_ctx - prompt_tokens
+            if room < 1:
+                raise PromptTooLongError(prompt_tokens, self.n_ctx)
+            position, token = self._prefill(chunks)
+        run = _Run(prompt_tokens, started, first_token_at=time.perf_counter())
+        pieces: list[str] = []
+        for piece in self._generate(token, position, min(max_new_tokens, room), run):
+            pieces.append(piece)
+            yield piece
+        return _completion("".join(pieces), run)
+
+    def score(self, messages: Sequence[Message], answer: str) -> Score:
+        """How likely `answer` and its end of turn are, teacher-forced.
+
+        Raises:
+            PromptTooLongError: when both together do not fit the context.
+        """
+        turns = self.contract.conversation(messages)
+        whole = [*turns, Message("assistant", (answer,))]
+        segments = render_segments(self.contract.chat_template, whole)
+        last = max(index for index, segment in enumerate(segments) if segment.answer)
+        targets = self._runtime.tokenize(segments[last].text)
+        with self._prompt(segments[:last], turns) as chunks:
+            total = sum(chunk.n_tokens for chunk in chunks) + len(targets)
+            if total > self.n_ctx:
+                raise PromptTooLongError(total, self.n_ctx)
+            position, row = self._prefill_logits(chunks)
+        losses = [_negative_log_likelihood(row, targets[0])]
+        rows = self._runtime.evaluate(targets[:-1], position, logits="all")
+        losses += [_negative_log_likelihood(logits, targets[i + 1]) for i, logits in rows]
+        return Score(loss=float(np.mean(losses)), tokens=len(targets))
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a prompt as llama.cpp sees it; -1 for each token of an image."""
+        turns = self.contract.conversation(messages)
+        text = render(self.contract.chat_template, turns, add_generation_prompt=True)
+        with self._prompt([Segment(text, answer=False)], turns) as chunks:
+            return [id_ for chunk in chunks for id_ in chunk.tokens or [-1] * chunk.n_tokens]
+
+    def close(self) -> None:
+        """Free the model and the tower."""
+        if self._vision is not None:
+            self._vision.close()
+        self._runtime.close()
+
+    def _find_stop_tokens(self, gguf: Path) -> frozenset[int]:
+        ids = {}
+        for token in self.contract.stop_tokens:
+            found = self._runtime.tokenize(token)
+            if len(found) != 1:
+                raise ArtifactError(f"{gguf} does not know the stop token {token} as one token")
+            ids[token] = found[0]
+        return frozenset(ids.values())
+
+    def _load_vision(self, mmproj: Path, threads: int) -> VisionProjector:
+        contract = self.contract
+        vision = VisionProjector(
+            mmproj,
+            self._runtime,
+            min_tokens=max(contract.min_pixels // contract.grid.factor**2, 1),
+            max_tokens=contract.max_image_tokens,
+            threads=threads,
+        )
+        for size, expected in contract.image_tokens.items():
+            height, width = (int(side) for side in size.split("x"))
+            found = vision.image_tokens(*contract.grid.target_size(height, width))
+            if found != expected:
+                vision.close()
+                raise ArtifactError(
+                    f"an image of {size} (height x width) takes {found} tokens in llama.cpp with"
+                    f" {mmproj}, the preprocess contract states {expected}",
+                    "convert again: `vlmpipe run-all --force convert` with the same options",
+                )
+        return vision
+
+    @contextmanager
+    def _prompt(
+        self, segments: Sequence[Segment], turns: Sequence[Message]
+    ) -> Iterator[list[Chunk]]:
+        images = iter([image for message in turns for image in message.images])
+        parts = [part for segment in segments for part in self._parts(segment.text, images)]
+        if self._vision is not None:
+            with self._vision.chunks(parts) as chunks:
+                yield chunks
+            return
+        tokens = [id_ for part in parts for id_ in self._runtime.tokenize(str(part))]
+        yield [Chunk(tuple(tokens), len(tokens), len(tokens), None)]
+
+    def _parts(self, text: str, images: Iterator[Image.Image]) -> Iterator[str | Image.Image]:
+        first, *others = text.split(IMAGE_SLOT)
+        if first:
+            yield first
+        for other in others:
+            if self._vision is None:
+                raise StageError(f"a {self.contract.family} model takes no images")
+            yield self.contract.grid.prepare(next(images))
+            if other:
+                yield other
+
+    def _prefill(self, chunks: Sequence[Chunk]) -> tuple[int, int]:
+        """Position after the prompt and the first token of the answer."""
+        position, row = self._prefill_logits(chunks)
+        return position, int(np.argmax(row))
+
+    def _prefill_logits(self, chunks: Sequence[Chunk]) -> tuple[int, np.ndarray]:
+        self._runtime.clear()
+        position = 0
+        row: np.ndarray | None = None
+        for chunk in chunks:
+            if chunk.tokens:
+                logits = "last" if chunk is chunks[-1] else "none"
+                for _, last in self._runtime.evaluate(chunk.tokens, position, logits=logits):
+                    row = last
+            elif self._vision is not None:
+                self._vision.evaluate_image(chunk, position)
+            position += chunk.n_positions
+        if row is None:
+            raise StageError("a prompt must end with text")
+        return position, row
+
+    def _generate(self, token: int, position: int, limit: int, run: _Run) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        while True:
+            run.tokens += 1
+            if token in self._stop_ids or self._runtime.ends_generation(token):
+                run.stopped = True
+                break
+            text = decoder.decode(self._runtime.piece(token))
+            if text:
+                yield text
+            if run.tokens >= limit:
+                break
+            for _, row in self._runtime.evaluate([token], position, logits="last"):
+                token = int(np.argmax(row))
+            position += 1
+        rest = decoder.decode(b"", final=True)
+        if rest:
+            yield rest
+
+
+def _completion(text: str, run: _Run) -> Completion:
+    now = time.perf_counter()
+    return Completion(
+        text=text,
+        finish_reason="stop" if run.stopped else "length",
+        prompt_tokens=run.prompt_tokens,
+        completion_tokens=run.tokens,
+        seconds=now - run.started,
+        first_token_seconds=(run.first_token_at or now) - run.started,
+    )
+
+
+def _negative_log_likelihood(logits: np.ndarray, target: int) -> float:
+    row = logits.astype(np.float64)
+    top = row.max()
+    return float(top + np.log(np.exp(row - top).sum()) - row[target])

@@ -1,0 +1,15 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import pytest
+
+from vlmpipe.system.probes import visible_gpus
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked `gpu` where no CUDA device is to be seen."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and not visible_gpus():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device here"))

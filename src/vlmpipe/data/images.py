@@ -37,9 +37,9 @@ def load_image(path: Path, max_pixels: int) -> Image.Image:
 
 
 def encode_png(image: Image.Image) -> bytes:
-    """Lossless bytes; light compression, for speed."""
+    """Lossless bytes, pixels only; light compression, for speed."""
     stream = BytesIO()
-    image.save(stream, format="PNG", compress_level=1)
+    image.save(stream, format="PNG", compress_level=1, icc_profile=None)
     return stream.getvalue()
 
 
@@ -48,8 +48,7 @@ def decode_png(data: bytes) -> Image.Image:
     from PIL import Image
 
     with _large_images_allowed(), Image.open(BytesIO(data), formats=("PNG",)) as image:
-        image.load()
-        return image
+        return image.convert("RGB")
 
 
 def _refuse_non_files(path: Path) -> None:

@@ -81,6 +81,7 @@ def prepare_data(
     spool = folder / "spool.arrow"
     try:
         _fill(spool, auditor, _counted(candidates(config), config, reporter), config)
+        reporter.progress_done()
         _refuse_bad(auditor, config)
         heldout = _heldout(auditor.accepted, config)
         _write_splits(spool, folder, len(auditor.accepted), heldout)
@@ -110,7 +111,6 @@ def _counted(every: Iterable[Candidate], config: Config, reporter: Reporter) -> 
     for done, candidate in enumerate(every):
         reporter.progress("reading samples", done, total)
         yield candidate
-    reporter.progress_done()
 
 
 def _fill(spool: Path, auditor: Auditor, every: Iterable[Candidate], config: Config) -> None:

@@ -36,17 +36,26 @@ def refuse_unreadable(sources: tuple[DataSource, ...]) -> None:
     """Raise ConfigError naming each source file that cannot be opened."""
     problems = []
     for place, source in enumerate(sources):
-        try:
-            source.path.open("rb").close()
-        except OSError as exc:
-            problems.append(f"data.sources[{place}].path {source.path}: {exc.strerror or exc}")
+        fault = _fault_of(source.path)
+        if fault:
+            problems.append(f"data.sources[{place}].path {source.path}: {fault}")
     if problems:
         raise ConfigError(
             "data sources cannot be read",
-            "give existing JSONL files in data.sources; paths are relative to the working directory",
+            'give existing JSONL files: \'data.sources=[{"path": "FILE"}]\'',
             "or data.sources=[] for the synthetic generator",
             problems=problems,
         )
+
+
+def _fault_of(path: Path) -> str | None:
+    if path.exists() and not path.is_file():
+        return "not a file"
+    try:
+        path.open("rb").close()
+    except OSError as exc:
+        return exc.strerror or str(exc)
+    return None
 
 
 def _generated(config: Config) -> Iterator[Candidate]:

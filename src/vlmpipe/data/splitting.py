@@ -47,7 +47,9 @@ def heldout_positions(
         if left and len(taken) + len(group) <= wanted:
             taken += group
             left -= 1
-    return set(taken or min(order, key=len))
+    if not taken:
+        taken = min(order, key=len)
+    return set(taken)
 
 
 def _groups(keys: Sequence[frozenset[str]]) -> list[list[int]]:

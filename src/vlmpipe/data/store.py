@@ -27,7 +27,7 @@ def load_split(folder: Path, split: Split) -> SplitSamples:
 
 
 class SplitSamples(Sequence[Sample]):
-    """A split as a sequence: images are decoded when a sample is asked for, one row group at a time.
+    """A split as a sequence; images are decoded when a sample is asked for.
 
     Can be sent to other processes; each opens the file for itself.
     """
@@ -53,7 +53,7 @@ class SplitSamples(Sequence[Sample]):
         return from_row(self._group(group).slice(position - self._starts[group], 1).to_pylist()[0])
 
     def column(self, name: str) -> list[Any]:
-        """One column of all rows (`id`, `task`, `difficulty`, `weight`, `origin`), no images read."""
+        """`id`, `task`, `difficulty`, `weight` or `origin` of every row; no image is read."""
         values: list[Any] = self._file.read(columns=[name]).column(0).to_pylist()
         return values
 
@@ -65,7 +65,7 @@ class SplitSamples(Sequence[Sample]):
         self._open()
 
     def _open(self) -> None:
-        import pyarrow
+        import pyarrow  # type: ignore[import-untyped]
         from pyarrow import parquet
 
         try:

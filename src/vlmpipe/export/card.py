@@ -1,0 +1,59 @@
+"""The model card: what the merged model is, what it was trained on, how it measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from vlmpipe.encoding.contract import PreprocessContract
+from vlmpipe.models.base import BaseModelFolder
+
+
+def render_card(
+    *,
+    run_name: str,
+    base: BaseModelFolder,
+    contract: PreprocessContract,
+    data: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    info: Mapping[str, Any],
+) -> str:
+    """README.md of the merged folder.
+
+    `data` is setup's summary of the samples, `metrics` those of validate, `info` merge_info.json.
+    """
+    environment = Environment(
+        loader=PackageLoader("vlmpipe.export"),
+        undefined=StrictUndefined,
+        autoescape=False,  # noqa: S701  (Markdown, not HTML)
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("model_card.md.jinja").render(
+        run_name=run_name,
+        base=base,
+        family_title=base.family.title,
+        contract=contract,
+        data=sorted(flat_facts(data).items()),
+        metrics=sorted(metrics.items()),
+        info=info,
+    )
+
+
+def flat_facts(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Scalars of a nested summary by dotted name, one line each; lists are left out."""
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flat_facts(value, f"{prefix}{key}."))
+        elif isinstance(value, (str, int, float)):
+            flat[f"{prefix}{key}"] = " ".join(str(value).split()).replace("|", "\\|")
+    return flat
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; empty where there is none."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

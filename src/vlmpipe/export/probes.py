@@ -1,0 +1,87 @@
+"""A few samples asked of a model: how likely the target is, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vlmpipe.encoding.conversation import Sample
+from vlmpipe.engines.base import Completion, Engine
+
+ANSWER_MARGIN = 8
+"""Tokens that an answer may be longer than its reference before it is cut."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One sample's loss and greedy answer."""
+
+    sample: str
+    loss: float
+    """Nats a token."""
+
+    completion: Completion
+
+
+@dataclass(frozen=True)
+class ProbePair:
+    """The same sample before and after, as merge_info.json states it."""
+
+    sample: str
+    loss_before: float
+    loss_after: float
+    answer_before: str
+    answer_after: str
+    same_answer: bool
+
+
+def ask(engine: Engine, samples: Sequence[Sample]) -> list[Probe]:
+    """Score each sample's reference and complete its prompt greedily."""
+    return [_ask_one(engine, sample) for sample in samples]
+
+
+def mean_loss(probes: Sequence[Probe]) -> float:
+    """Mean over the samples, nats a token."""
+    return sum(probe.loss for probe in probes) / len(probes)
+
+
+def paired(before: Sequence[Probe], after: Sequence[Probe]) -> list[ProbePair]:
+    """The probes of two models over the same samples, side by side."""
+    return [
+        ProbePair(
+            sample=first.sample,
+            loss_before=round(first.loss, 6),
+            loss_after=round(second.loss, 6),
+            answer_before=first.completion.text,
+            answer_after=second.completion.text,
+            same_answer=first.completion.text == second.completion.text,
+        )
+        for first, second in zip(before, after, strict=True)
+    ]
+
+
+def as_records(pairs: Sequence[ProbePair]) -> list[dict[str, Any]]:
+    """The pairs as plain JSON values."""
+    return [asdict(pair) for pair in pairs]
+
+
+def prompt_tokens_per_second(probes: Sequence[Probe]) -> float:
+    """Prompt tokens over the time until the first token, images included."""
+    seconds = sum(probe.completion.first_token_seconds for probe in probes)
+    tokens = sum(probe.completion.prompt_tokens for probe in probes)
+    return tokens / seconds if seconds > 0 else 0.0
+
+
+def answer_tokens_per_second(probes: Sequence[Probe]) -> float:
+    """Tokens after the first over the time that they took; 0 where no answer had a second one."""
+    done = [probe.completion for probe in probes]
+    seconds = sum(each.seconds - each.first_token_seconds for each in done)
+    tokens = sum(each.completion_tokens - 1 for each in done)
+    return tokens / seconds if seconds > 0 else 0.0
+
+
+def _ask_one(engine: Engine, sample: Sample) -> Probe:
+    score = engine.score(sample.prompt, sample.reference)
+    completion = engine.complete(sample.prompt, max_new_tokens=score.tokens + ANSWER_MARGIN)
+    return Probe(sample.id, score.loss, completion)

@@ -1,0 +1,8 @@
+"""The road, in order. A stage's number is its place here."""
+
+from vlmpipe.stages.s0_check import CHECK
+from vlmpipe.stages.s1_setup import SETUP
+from vlmpipe.stages.s2_train import TRAIN
+from vlmpipe.stages.s3_validate import VALIDATE
+
+STAGES = (CHECK, SETUP, TRAIN, VALIDATE)

@@ -1,0 +1,1 @@
+"""Fine-tuning: curriculum, collator, adapter, the proofs before it starts, the phases."""

@@ -1,0 +1,6 @@
+"""`python -m vlmpipe`."""
+
+from vlmpipe.cli.app import main
+
+if __name__ == "__main__":
+    main()

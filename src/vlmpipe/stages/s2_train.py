@@ -1,0 +1,36 @@
+"""Stage 2: fine-tune the base model on the prepared data."""
+
+from __future__ import annotations
+
+import os
+
+from vlmpipe.data.store import load_split
+from vlmpipe.models.base import read_base
+from vlmpipe.pipeline import Outcome, Stage, StageContext
+from vlmpipe.training.run import TrainingData, train
+
+
+def run(context: StageContext) -> Outcome:
+    """Train; an interrupted training goes on from its newest checkpoint."""
+    # Images of many sizes fragment CUDA's fixed segments; must be set before CUDA starts.
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    setup = context.upstream["setup"]
+    samples = load_split(setup / "data", "train")
+    data = TrainingData(
+        train=samples,
+        heldout=load_split(setup / "data", "heldout"),
+        weights=samples.column("weight"),
+    )
+    return train(context, read_base(setup), data)
+
+
+TRAIN = Stage(
+    name="train",
+    number=2,
+    version=1,
+    run=run,
+    reads=("train", "model", "run.seed"),
+    ignores=("train.report_to", "model.id", "model.revision"),
+    consumes={"setup": ("model.json", "model/*", "data/*")},
+    resumable=True,
+)

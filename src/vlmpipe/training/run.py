@@ -1,0 +1,196 @@
+"""The train stage's work: load, prove, train, hand on."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmpipe.config import Config
+from vlmpipe.encoding.contract import PreprocessContract
+from vlmpipe.encoding.conversation import Sample
+from vlmpipe.encoding.encoder import Encoder
+from vlmpipe.models.base import BaseModelFolder
+from vlmpipe.models.loading import load_model, load_tokenizer, resolve_dtype
+from vlmpipe.pipeline import Outcome, StageContext, Verdict
+from vlmpipe.pipeline.files import write_json
+from vlmpipe.training.adapter import make_trainable
+from vlmpipe.training.callbacks import read_rows
+from vlmpipe.training.census import Census, lora_layers, refuse_misquantized, take_census
+from vlmpipe.training.curriculum import Phase, plan_phases
+from vlmpipe.training.limits import contract_for
+from vlmpipe.training.mask_audit import MaskAudit, audit_masks
+from vlmpipe.training.session import PHASES_NAME, TrainingSession, checkpoint_step
+
+AUDITED_SAMPLES = 32
+EVALUATED_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What setup prepared; `weights` is parallel to `train`."""
+
+    train: Sequence[Sample]
+    heldout: Sequence[Sample]
+    weights: Sequence[float]
+
+
+def train(context: StageContext, base: BaseModelFolder, data: TrainingData) -> Outcome:
+    """Fine-tune the base on the data and write adapter, contract, metrics and audits.
+
+    Raises:
+        StageError: when a proof fails, a phase is empty, or the loss is no longer a number.
+    """
+    config: Config = context.config
+    contract = contract_for(config, base.family, base.folder, [*data.train, *data.heldout])
+    encoder = Encoder(load_tokenizer(base.folder), contract)
+    phases = plan_phases(
+        config.train,
+        [sample.difficulty for sample in data.train],
+        data.weights,
+        contract.grid,
+        has_vision=base.family.has_vision,
+    )
+    audits = [
+        audit_masks(_some(data.train, phase), encoder, config.train.loss.scope, phase.grid)
+        for phase in phases
+    ]
+    dtype = resolve_dtype(config.model.dtype)
+    model, census = load_trainable(config, base, dtype)
+    _announce(context, base, census, audits, phases)
+    write_json(context.folder / "audit.json", _audit_json(census, audits, phases))
+    session = TrainingSession(
+        model=model,
+        config=config,
+        dtype=dtype,
+        phases=phases,
+        samples=data.train,
+        heldout=data.heldout[:EVALUATED_SAMPLES],
+        encoder=encoder,
+        folder=context.folder,
+        reporter=context.reporter,
+    )
+    session.run()
+    _hand_on(context.folder, model, encoder, config, contract)
+    keep_chosen_checkpoints(session)
+    return _outcome(session, census, dtype)
+
+
+def load_trainable(config: Config, base: BaseModelFolder, dtype: str) -> tuple[Any, Census]:
+    """The model with its adapter, proven to be in the asked precision and open where asked."""
+    train_config = config.train
+    model = load_model(
+        base.folder,
+        dtype="float32" if train_config.method == "full" else dtype,
+        quantization=train_config.quantization if train_config.method == "qlora" else None,
+        attn_implementation=config.model.attn_implementation,
+    )
+    quantized = refuse_misquantized(model, base.family, train_config)
+    layers = lora_layers(model, base.family, train_config)
+    model = make_trainable(model, base.family, train_config, config.run.seed)
+    return model, take_census(model, base.family, train_config, layers, quantized)
+
+
+def keep_chosen_checkpoints(session: TrainingSession) -> None:
+    """Keep the chosen steps' checkpoints by their step over all phases; drop the rest."""
+    kept = session.folder / "checkpoints"
+    for phase in session.phases:
+        for checkpoint in session.phase_folder(phase).glob("checkpoint-*"):
+            step = phase.first_step + checkpoint_step(checkpoint)
+            if step in session.config.train.checkpoint_steps:
+                kept.mkdir(exist_ok=True)
+                checkpoint.rename(kept / f"step-{step}")
+    shutil.rmtree(session.folder / PHASES_NAME, ignore_errors=True)
+
+
+def _some(samples: Sequence[Sample], phase: Phase) -> list[Sample]:
+    """Up to `AUDITED_SAMPLES` different samples, spread over the phase."""
+    indices = list(dict.fromkeys(phase.indices))
+    stride = max(1, math.ceil(len(indices) / AUDITED_SAMPLES))
+    return [samples[index] for index in indices[::stride]]
+
+
+def _hand_on(
+    folder: Path, model: Any, encoder: Encoder, config: Config, contract: PreprocessContract
+) -> None:
+    import torch
+
+    contract.write(folder)
+    if config.train.method == "full":
+        model.to(torch.bfloat16).save_pretrained(folder / "model")
+        encoder.tokenizer.save_pretrained(folder / "model")
+    else:
+        model.save_pretrained(folder / "adapter")
+
+
+def _announce(
+    context: StageContext,
+    base: BaseModelFolder,
+    census: Census,
+    audits: Sequence[MaskAudit],
+    phases: Sequence[Phase],
+) -> None:
+    share = census.trained_parameters / census.total_parameters
+    context.reporter.note(
+        f"{base.family.title}: {census.quantized_linears} layers in 4-bit, training"
+        f" {census.trained_parameters:,} of {census.total_parameters:,} parameters ({share:.1%})"
+    )
+    for phase in phases:
+        box = f" in {phase.grid.max_size[0]}x{phase.grid.max_size[1]}" if phase.grid.max_size else ""
+        widened = ", widened to the nearest difficulty" if phase.widened else ""
+        context.reporter.note(
+            f"phase {phase.name}: {len(phase.indices)} samples{box}, {phase.steps} steps,"
+            f" learning rate {phase.learning_rate:g}{widened}"
+        )
+    for audit in audits:
+        for sample in audit.samples:
+            context.log.info("supervised in %s: %s", sample.id, sample.supervised_spans)
+
+
+def _audit_json(
+    census: Census, audits: Sequence[MaskAudit], phases: Sequence[Phase]
+) -> dict[str, Any]:
+    return {
+        "census": census.as_json(),
+        "mask": audits[-1].as_json(),
+        "phases": [
+            {
+                "name": phase.name,
+                "max_size": phase.grid.max_size,
+                "samples": len(set(phase.indices)),
+                "steps": phase.steps,
+                "learning_rate": phase.learning_rate,
+                "widened": phase.widened,
+                "supervised_tokens": audit.supervised_tokens,
+                "audited_samples": audit.audited,
+            }
+            for phase, audit in zip(phases, audits, strict=True)
+        ],
+    }
+
+
+def _outcome(session: TrainingSession, census: Census, dtype: str) -> Outcome:
+    rows = read_rows(session.metrics_path)
+    losses = [float(row["loss"]) for row in rows if "loss" in row]
+    speeds = [float(row["tokens_per_second"]) for row in rows if "tokens_per_second" in row]
+    window = max(1, len(losses) // 10)
+    first, last = sum(losses[:window]) / window, sum(losses[-window:]) / window
+    metrics = {
+        "train/loss_first": first,
+        "train/loss_last": last,
+        "train/steps": float(len(losses)),
+        "train/tokens_per_second": sorted(speeds)[len(speeds) // 2],
+        "train/trained_parameters": float(census.trained_parameters),
+    }
+    evals = [row for row in rows if "eval_loss" in row]
+    metrics |= {f"train/heldout_loss/{row['phase']}": float(row["eval_loss"]) for row in evals}
+    reasons = () if last < first else (f"loss did not fall: {first:.4f} to {last:.4f}",)
+    return Outcome(
+        metrics=metrics,
+        verdict=Verdict(passed=not reasons, reasons=reasons),
+        summary=(f"loss {first:.4f} -> {last:.4f} over {len(losses)} steps",),
+        facts={"compute_dtype": dtype},
+    )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import tarfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -135,3 +137,17 @@ def test_the_real_archive_of_the_installed_version_holds_the_converter(
     assert (sources.gguf_package / "gguf").is_dir()
     assert sources.commit is not None
     assert len(sources.commit) == 40
+
+
+def test_runs_that_start_together_unpack_once(cache: Path) -> None:
+    write_archive(cache / f"{TOP}.tar.gz", WHOLE)
+    start = threading.Barrier(2)
+
+    def fetch(_: int) -> llama_cpp.LlamaCppSources:
+        start.wait()
+        return llama_cpp.llama_cpp_sources(None, SilentReporter())
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(fetch, range(2))
+    assert first == second
+    assert [path.name for path in cache.iterdir() if path.is_dir()] == ["9.9.9"]

@@ -48,7 +48,8 @@ def _counts(rows: Sequence[Requirement]) -> dict[str, float]:
 
 def _summary(rows: Sequence[Requirement]) -> tuple[str, ...]:
     advised = [row for row in rows if row.status == "advice"]
-    first = f"{len(rows)} requirements held against this machine, {len(advised)} with advice"
+    state = f"{len(advised)} with advice" if advised else "all met"
+    first = f"{len(rows)} requirements held against this machine, {state}"
     return (first, *(f"advice: {row} -> {row.remedy}" for row in advised))
 
 

@@ -1,0 +1,1 @@
+"""Trained weights out of the house: merged folders, GGUF files, Ollama."""

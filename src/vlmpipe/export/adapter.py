@@ -16,7 +16,6 @@ from vlmpipe.export.weights import open_shard
 PREFIX = "base_model.model."
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
-UNFROZEN_NAME = "unfrozen.safetensors"
 RETRAIN = "train again: `vlmpipe run-all --force train`"
 
 FOREIGN_INITIALISATIONS = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -73,7 +72,7 @@ class Adapter:
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Read an adapter folder, with the unfrozen parts that lie beside it.
+    """Read an adapter folder; whole tensors in it are unfrozen parts (PEFT's modules_to_save).
 
     Raises:
         StageError: for a kind of adapter that cannot be folded, factors that do not fit each
@@ -96,7 +95,7 @@ def read_adapter(folder: Path) -> Adapter:
     targets = () if narrowed else settings.get("target_modules") or ()
     return Adapter(
         factors=factors,
-        replaced={**others, **_read_unfrozen(folder)},
+        replaced=others,
         rank=int(settings["r"]),
         scale=_scale(settings, int(settings["r"]), int(settings["lora_alpha"])),
         target_modules=targets if isinstance(targets, str) else tuple(targets),
@@ -157,13 +156,6 @@ def _read_tensors(path: Path) -> dict[str, Any]:
     for key, tensor in tensors.items():
         refuse_non_finite(key, tensor, path)
     return tensors
-
-
-def _read_unfrozen(adapter_folder: Path) -> dict[str, Any]:
-    """`unfrozen.safetensors` in the adapter's folder or beside it; empty without one."""
-    places = (adapter_folder / UNFROZEN_NAME, adapter_folder.parent / UNFROZEN_NAME)
-    path = next((place for place in places if place.is_file()), None)
-    return {} if path is None else _read_tensors(path)
 
 
 def _paired(tensors: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:

@@ -29,7 +29,7 @@ def render_card(
     environment = Environment(
         loader=PackageLoader("vlmpipe.export"),
         undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701  (Markdown, not HTML)
+        autoescape=False,  # Markdown, not HTML
         keep_trailing_newline=True,
     )
     return environment.get_template("model_card.md.jinja").render(

@@ -50,7 +50,9 @@ def prepared(model_class: Any, pre_tokenizer: str) -> Any:
 
     def filter_tensors(cls: Any, item: tuple[str, Any]) -> Any:
         name, tensor = item
-        return own_filter(cls, (name.removeprefix("model.") if ".visual." in name else name, tensor))
+        return own_filter(
+            cls, (name.removeprefix("model.") if ".visual." in name else name, tensor)
+        )
 
     model_class.filter_tensors = classmethod(filter_tensors)
 

@@ -133,7 +133,8 @@ def merge_full(
 
 def merged_dtype(setting: str, base: str) -> str:
     """Precision of merged weights: float16 when `model.dtype` says so, else the base's own when
-    that is a 16-bit one, else bfloat16."""
+    that is a 16-bit one, else bfloat16.
+    """
     if setting in ("float16", "bfloat16"):
         return setting
     return base if base in ("float16", "bfloat16") else "bfloat16"
@@ -231,7 +232,9 @@ def _trained_keys(base: Checkpoint, family: Family, trained: Checkpoint) -> dict
     if HEAD in source and source[HEAD] is None:
         source[HEAD] = embedding
     lost = [key for key, found in source.items() if found is None]
-    lost += [key for key in trained.keys - set(source.values()) if not _is_tied(key, embedding, trained)]
+    lost += [
+        key for key in trained.keys - set(source.values()) if not _is_tied(key, embedding, trained)
+    ]
     if lost:
         raise StageError(
             f"{trained.folder} and the base hold different tensors ({len(lost)})",

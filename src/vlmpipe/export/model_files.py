@@ -17,9 +17,7 @@ LEFT_BEHIND = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", "
 TEMPLATE_NAME = "chat_template.jinja"
 
 
-def copy_model_files(
-    base: Path, target: Path, contract: PreprocessContract, *, dtype: str
-) -> None:
+def copy_model_files(base: Path, target: Path, contract: PreprocessContract, *, dtype: str) -> None:
     """Copy configuration, tokenizer and processor; state the contract's template and pixels.
 
     `dtype` is the precision of the weights that go with them.
@@ -57,9 +55,7 @@ def _write_template(folder: Path, contract: PreprocessContract) -> None:
     """The template stands wherever some reader looks for it."""
     (folder / TEMPLATE_NAME).write_text(contract.chat_template, encoding="utf-8")
     settings = _read(folder / "tokenizer_config.json")
-    _write(
-        folder / "tokenizer_config.json", {**settings, "chat_template": contract.chat_template}
-    )
+    _write(folder / "tokenizer_config.json", {**settings, "chat_template": contract.chat_template})
     old = folder / "chat_template.json"
     if old.is_file():
         _write(old, {"chat_template": contract.chat_template})

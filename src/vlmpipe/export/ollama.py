@@ -70,7 +70,9 @@ def register(
             return OllamaResult(
                 "failed", f"Ollama {version} at {url} did not take {name}: {reason}; {later}"
             )
-    return OllamaResult("registered", f"registered with Ollama {version} at {url} as {name}", answer)
+    return OllamaResult(
+        "registered", f"registered with Ollama {version} at {url} as {name}", answer
+    )
 
 
 def register_command(name: str, modelfile: Path) -> str:

@@ -89,7 +89,9 @@ def recommended(rows: Sequence[QuantRow]) -> str:
     return min(usable, key=lambda row: row.size_bytes).quant if usable else rows[0].quant
 
 
-def table_of(rows: Sequence[QuantRow], merged: Sequence[Probe], mmproj: Path | None) -> dict[str, Any]:
+def table_of(
+    rows: Sequence[QuantRow], merged: Sequence[Probe], mmproj: Path | None
+) -> dict[str, Any]:
     """quant_table.json: the rows, and what they are held against."""
     return {
         "probes": [probe.sample for probe in merged],

@@ -1,0 +1,177 @@
+"""Everything that the page shows, as plain values by name."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from vlmpipe.evaluation.report.figures import (
+    CONDITIONS,
+    metric_tables,
+    other_metrics,
+    reliance_rows,
+    spaced,
+    table_of,
+    title_of,
+)
+from vlmpipe.evaluation.report.gallery import shown_samples
+from vlmpipe.evaluation.report.loss_curve import loss_curve_svg
+from vlmpipe.evaluation.report.serving import serving_commands
+from vlmpipe.evaluation.report.stages import (
+    PublishedStage,
+    gate_rows,
+    published_stages,
+    stage_rows,
+)
+from vlmpipe.evaluation.results import RESULTS_NAME
+
+Stages = Mapping[str, PublishedStage]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure to see first."""
+
+    label: str
+    value: float
+    detail: str = ""
+
+
+def gather(run_folder: Path, cached: frozenset[str]) -> dict[str, Any]:
+    """The template's variables, from whatever stages are published."""
+    stages = published_stages(run_folder)
+    gates = gate_rows(stages)
+    results = _json_object(stages, "validate", RESULTS_NAME)
+    return {
+        "run": run_folder.resolve().name,
+        "model": _json_object(stages, "setup", "model.json"),
+        "stages": stage_rows(stages, cached),
+        "gates": gates,
+        "failed_gates": [gate for gate in gates if not gate.passed],
+        "tiles": _tiles(stages, results),
+        "training": _training(stages),
+        "validation": _validation(stages, results),
+        "samples": shown_samples(stages["validate"], results) if "validate" in stages else [],
+        "quants": _quants(stages),
+        "service": _service(stages),
+        "settings": _settings(stages),
+        "origin": _origin(stages),
+    }
+
+
+def _tiles(stages: Stages, results: Mapping[str, Any]) -> list[Tile]:
+    metrics = stages["validate"].manifest.metrics if "validate" in stages else {}
+    name = str(results.get("primary_metric", ""))
+    tiles = []
+    for split, where in (("heldout", "held-out"), ("train", "training probes")):
+        tuned = metrics.get(f"{split}/{name}/tuned")
+        if tuned is not None:
+            base = metrics.get(f"{split}/{name}/base", 0.0)
+            tiles.append(Tile(f"{title_of(name)}, {where}", tuned, f"base {base:.3f}"))
+    gain = metrics.get("reliance/image_gain/tuned")
+    if gain is not None:
+        tiles.append(Tile("image gain", gain, "nats a token, true against another's image"))
+    speed = metrics.get("speed/tokens_per_second/tuned")
+    if speed is not None:
+        tiles.append(Tile("tokens a second", speed, "tuned, before conversion"))
+    return tiles
+
+
+def _training(stages: Stages) -> dict[str, Any] | None:
+    train = stages.get("train")
+    if train is None:
+        return None
+    rows, audit = train.read_rows("metrics.jsonl"), _json_object(stages, "train", "audit.json")
+    svg = loss_curve_svg(rows)
+    return {
+        "curve": Markup(svg) if svg else None,
+        "logged": len(rows),
+        "figures": [(spaced(key), value) for key, value in train.manifest.metrics.items()],
+        "mask": audit.get("mask"),
+        "phases": audit.get("phases", []),
+        "census": audit.get("census"),
+    }
+
+
+def _validation(stages: Stages, results: Mapping[str, Any]) -> dict[str, Any] | None:
+    validate = stages.get("validate")
+    if validate is None:
+        return None
+    metrics = validate.manifest.metrics
+    primary = str(results.get("primary_metric", ""))
+    return {
+        "tables": metric_tables(metrics, results.get("splits", {})),
+        "reliance": reliance_rows(metrics, primary),
+        "reliance_facts": results.get("reliance", {}),
+        "conditions": list(CONDITIONS.values()),
+        "primary_title": title_of(primary),
+        "others": other_metrics(metrics),
+        "notes": results.get("notes", []),
+    }
+
+
+def _quants(stages: Stages) -> dict[str, Any] | None:
+    convert = stages.get("convert")
+    if convert is None:
+        return None
+    header, rows = table_of(convert.read_json("quant_table.json"))
+    artifacts = _json_object(stages, "convert", "artifacts.json")
+    return {
+        "header": header,
+        "rows": rows,
+        "recommended": artifacts.get("recommended"),
+        "excluded": artifacts.get("excluded") or {},
+        "files": _artifact_files(artifacts),
+    }
+
+
+def _artifact_files(artifacts: Mapping[str, Any]) -> list[str]:
+    quants = artifacts.get("quants")
+    named = list(quants.values()) if isinstance(quants, dict) else []
+    return [str(name) for name in [*named, artifacts.get("mmproj")] if name]
+
+
+def _service(stages: Stages) -> dict[str, Any] | None:
+    deploy = stages.get("deploy")
+    if deploy is None:
+        return None
+    return {
+        "figures": [(spaced(key), value) for key, value in deploy.manifest.metrics.items()],
+        "commands": serving_commands(deploy),
+    }
+
+
+def _settings(stages: Stages) -> list[tuple[str, Any]]:
+    found: dict[str, Any] = {}
+    for stage in stages.values():
+        found |= stage.manifest.settings
+    return sorted(found.items())
+
+
+def _origin(stages: Stages) -> list[tuple[str, str]]:
+    """Commit, command and library facts of the stage published last in the order."""
+    if not stages:
+        return []
+    manifest = list(stages.values())[-1].manifest
+    words = [Path(word).name if place == 0 else word for place, word in enumerate(manifest.argv)]
+    found = [("command", shlex.join(words)), ("commit", manifest.git_commit or "")]
+    for name in ("libraries", "device"):
+        facts = manifest.facts.get(name)
+        if isinstance(facts, dict):
+            words = [f"{spaced(key)} {value}" for key, value in facts.items() if _is_said(value)]
+            found.append((name, ", ".join(words)))
+    return [(key, value) for key, value in found if value]
+
+
+def _is_said(value: Any) -> bool:
+    return value is not None and not isinstance(value, (list, dict, bool))
+
+
+def _json_object(stages: Stages, stage: str, name: str) -> dict[str, Any]:
+    value = stages[stage].read_json(name) if stage in stages else None
+    return value if isinstance(value, dict) else {}

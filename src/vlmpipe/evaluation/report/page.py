@@ -1,0 +1,96 @@
+"""Gathers what a run published and renders it into one HTML file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmpipe.evaluation.report.content import gather
+from vlmpipe.pipeline.files import write_text
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+REPORT_NAME = "report.html"
+TEMPLATE_NAME = "report.html.j2"
+
+
+def write_report(run_folder: Path, *, cached: Collection[str] = ()) -> Path:
+    """Render `report.html` into a run's folder and return its path.
+
+    Works for a run in which only some stages are published. `cached` names the stages that the
+    last invocation did not have to run.
+
+    Raises:
+        ArtifactError: when a manifest is damaged.
+    """
+    content = gather(run_folder, frozenset(cached))
+    page = _environment().get_template(TEMPLATE_NAME).render(content)
+    path = run_folder / REPORT_NAME
+    write_text(path, page)
+    return path
+
+
+def _environment() -> Environment:
+    # Imported here: the command line imports this module even for `--help`.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("vlmpipe.evaluation", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "figure": figure,
+        "seconds": readable_seconds,
+        "size": readable_size,
+        "cell": cell,
+    }
+    return environment
+
+
+def figure(value: Any, digits: int = 3) -> str:
+    """A number for people: `digits` decimals, large ones grouped, a dash where there is none."""
+    if value is None or isinstance(value, bool):
+        return "–" if value is None else str(value).lower()
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) >= 1000:
+        return f"{value:,.0f}".replace(",", "\u202f")
+    if abs(value) >= 100 or float(value).is_integer():
+        return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
+    small = value != 0 and abs(value) < 10**-digits
+    return f"{value:.1e}" if small else f"{value:.{digits}f}"
+
+
+def cell(value: Any) -> str:
+    """A value of a JSON table: numbers as `figure` has them, text as it is."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return figure(value)
+    return str(value)
+
+
+def readable_seconds(value: float | None) -> str:
+    """`0.42 s`, `38 s`, `4 min 05 s`, `2 h 10 min`."""
+    if value is None:
+        return "–"
+    if value < 10:
+        return f"{value:.2g} s"
+    minutes, seconds = divmod(round(value), 60)
+    if not minutes:
+        return f"{seconds} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
+
+
+def readable_size(count: float) -> str:
+    """Bytes in binary units."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"

@@ -1,0 +1,289 @@
+"""A run's folder as the stages leave it, written through the pipeline's own manifests."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from vlmpipe.pipeline.files import write_json
+from vlmpipe.pipeline.manifest import FileRecord, Manifest, VerdictRecord
+
+TABLE = (
+    "<table><thead><tr><td>Variable</td><td>Hazard ratio</td><td>95 % CI</td></tr></thead>"
+    "<tbody><tr><td>Age &gt;69</td><td>0.839</td><td>0.310–2.268</td></tr>"
+    '<tr><td>Sex</td><td colspan="2">not reported</td></tr>'
+    "<tr><td>Female</td><td>0.426</td><td>0.152–1.190</td></tr></tbody></table>"
+)
+NUMBERS = {"check": 0, "setup": 1, "train": 2, "validate": 3, "merge": 4, "convert": 5, "deploy": 6}
+
+
+def publish(
+    run: Path,
+    stage: str,
+    *,
+    files: Mapping[str, str | bytes] | None = None,
+    passed: bool | None = None,
+    mode: str = "enforce",
+    reasons: Sequence[str] = (),
+    version: str = "v001",
+    **manifest: Any,
+) -> Path:
+    """A version of a stage with its files and manifest, and `latest` upon it."""
+    folder = run / f"{NUMBERS[stage]}_{stage}" / version
+    folder.mkdir(parents=True)
+    for name, content in (files or {}).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    outputs = {
+        str(path.relative_to(folder)): FileRecord.of(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    verdict = None
+    if passed is not None:
+        verdict = VerdictRecord(passed=passed, mode=mode, reasons=list(reasons))
+    fields: dict[str, Any] = {
+        "fingerprint": "f" * 64,
+        "fingerprint_parts": {},
+        "settings": {f"{stage}.gate_like": 1},
+        "inputs": {},
+        "timings": {"begun": "2026-11-20T16:40:00+00:00", "seconds": 12.5},
+        "argv": ["/opt/venv/bin/vlmpipe", "run-all", "-c", "configs/tiny.yaml", "run.name=demo"],
+    }
+    Manifest(
+        stage=stage,
+        number=NUMBERS[stage],
+        outputs=outputs,
+        verdict=verdict,
+        **{**fields, **manifest},
+    ).write(folder)
+    link = folder.parent / "latest"
+    link.unlink(missing_ok=True)
+    link.symlink_to(version)
+    return folder
+
+
+def picture(folder: Path, name: str, size: tuple[int, int] = (420, 160)) -> None:
+    """A small drawing under a folder."""
+    image = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(image)
+    for row in range(4):
+        for column in range(3):
+            box = (column * 140, row * 40, column * 140 + 139, row * 40 + 39)
+            draw.rectangle(box, outline="black")
+            draw.text((box[0] + 8, box[1] + 12), f"r{row} c{column}", fill="black")
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def loss_rows() -> str:
+    """metrics.jsonl of a training in three phases."""
+    rows: list[dict[str, Any]] = []
+    for step in range(1, 61):
+        phase = ("small", "medium", "large")[(step - 1) // 20]
+        loss = 3.4 * math.exp(-step / 22) + 0.6 + 0.25 * math.sin(step * 1.7)
+        rows.append({"step": step, "phase": phase, "loss": loss, "learning_rate": 2e-4})
+        if step % 20 == 0:
+            rows.append({"step": step, "phase": phase, "eval_loss": loss + 0.3})
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def prediction(sample: str, split: str, model: str, text: str, **more: Any) -> dict[str, Any]:
+    """A line of predictions.jsonl."""
+    return {
+        "sample": sample,
+        "split": split,
+        "model": model,
+        "task": "table",
+        "prompt": "<image>Convert the table in the image to HTML.",
+        "prediction": text,
+        "reference": TABLE,
+        "metrics": {"teds": 0.1 if model == "base" else 0.83},
+        "loss": 1.2,
+        "cut": model == "base",
+        **more,
+    }
+
+
+def validate_metrics() -> dict[str, float]:
+    """Flat metrics as stage 3 names them."""
+    found: dict[str, float] = {}
+    for split, gain in (("train", 0.1), ("heldout", 0.0)):
+        for model, quality in (("base", 0.08), ("tuned", 0.74 + gain)):
+            found[f"{split}/teds/{model}"] = quality
+            found[f"{split}/teds_structure/{model}"] = quality + 0.1
+            found[f"{split}/exact_match/{model}"] = 0.25 if model == "tuned" else 0.0
+            found[f"{split}/cer/{model}"] = 1 - quality
+            found[f"{split}/loss/{model}"] = 3.1 if model == "base" else 0.9
+    for model, loss in (("base", 3.1), ("tuned", 0.9)):
+        found[f"reliance/loss_true/{model}"] = loss
+        found[f"reliance/loss_blank/{model}"] = loss + 0.3
+        found[f"reliance/loss_swapped/{model}"] = loss + 0.41
+        found[f"reliance/teds_true/{model}"] = 0.7
+        found[f"reliance/teds_blank/{model}"] = 0.2
+        found[f"reliance/teds_swapped/{model}"] = 0.3
+        found[f"reliance/image_gain/{model}"] = 0.41
+        found[f"reliance/blank_gain/{model}"] = 0.3
+        found[f"speed/tokens_per_second/{model}"] = 41.3
+        found[f"speed/seconds_per_answer/{model}"] = 2.31
+    return {**found, "memory/peak_mib": 1289.0}
+
+
+def publish_validate(run: Path, answers: Sequence[Mapping[str, Any]] = (), **verdict: Any) -> Path:
+    """Stage 3 with two samples, or with the given predictions."""
+    folder = run / "pictures"
+    for name in ("samples/heldout_00_0.png", "samples/train_00_0.png"):
+        picture(folder, name)
+    pictures = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
+    rows = answers or [
+        prediction("table-7", "heldout", "base", "aa 7 7 7 ‖ ‖ 0.0 " * 40),
+        prediction("table-7", "heldout", "tuned", TABLE.replace("0.839", "0.889")),
+        prediction("table-1", "train", "base", ""),
+        prediction("table-1", "train", "tuned", TABLE),
+    ]
+    results = {
+        "primary_metric": "teds",
+        "splits": {"train": 5, "heldout": 8},
+        "reliance": {"split": "heldout", "samples": 8, "not_measured": None},
+        "notes": ["3 of 13 tuned answers were cut at validate.max_new_tokens"],
+        "gallery": [
+            {"sample": "table-1", "split": "train", "pictures": ["samples/train_00_0.png"]},
+            {"sample": "table-7", "split": "heldout", "pictures": ["samples/heldout_00_0.png"]},
+        ],
+    }
+    files: dict[str, str | bytes] = {
+        "results.json": json.dumps(results),
+        "predictions.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+        **pictures,
+    }
+    return publish(
+        run,
+        "validate",
+        files=files,
+        metrics=validate_metrics(),
+        summary=["teds on 8 held-out samples: base 0.080, tuned 0.740"],
+        **{"passed": True, **verdict},
+    )
+
+
+def publish_whole_run(run: Path) -> Path:
+    """Every stage, validate's gate failed and let through."""
+    publish(run, "check", summary=["17 requirements held against this machine, 2 with advice"])
+    model = {
+        "id": "embedded:tiny",
+        "revision": "3fd5bbd1c2aa",
+        "family": "qwen2_5_vl",
+        "parameters": 5_900_000,
+    }
+    publish(run, "setup", files={"model.json": json.dumps(model)}, summary=["38 training samples"])
+    publish(
+        run,
+        "train",
+        files={"metrics.jsonl": loss_rows(), "audit.json": json.dumps(AUDIT)},
+        metrics={"train/loss_first": 3.8, "train/loss_last": 0.91, "train/steps": 60.0},
+        passed=True,
+        mode="report",
+        summary=["loss 3.8000 -> 0.9100 over 60 steps"],
+    )
+    publish_validate(
+        run,
+        passed=False,
+        mode="report",
+        reasons=["heldout/teds/tuned is 0.74, below its threshold 0.9 (validate.thresholds)"],
+    )
+    gates = {"validate": {"passed": False, "mode": "report", "allowed_by": "validate.gate=report"}}
+    publish(run, "merge", gates=gates, passed=True, summary=["196 tensors changed of 196 adapted"])
+    publish(run, "convert", files={k: json.dumps(v) for k, v in CONVERTED.items()}, passed=True)
+    return publish(
+        run,
+        "deploy",
+        metrics={"load/p50_seconds": 1.31, "load/tokens_per_second": 96.2},
+        passed=True,
+        settings={"deploy.host": "127.0.0.1", "deploy.port": 8000},
+        facts={"libraries": {"torch": "2.13.0", "peft": "0.21.2"}, "device": {"cpu_count": 2}},
+        git_commit="abc1bfe",
+    )
+
+
+def write_broken_json(folder: Path, name: str) -> None:
+    """Half of a JSON file."""
+    write_json(folder / name, {"primary_metric": "teds"})
+    text = (folder / name).read_text()
+    (folder / name).write_text(text[: len(text) // 2])
+
+
+AUDIT = {
+    "census": {"trained_parameters": 393216, "total_parameters": 5_900_000},
+    "mask": {
+        "scope": "assistant_after_image",
+        "audited": 16,
+        "tokens": 4210,
+        "image_tokens": 1536,
+        "supervised_tokens": 1893,
+        "samples": [
+            {
+                "id": "table-1",
+                "tokens": 263,
+                "image_tokens": 96,
+                "supervised_tokens": 118,
+                "supervised_spans": [TABLE + "<|im_end|>"],
+            }
+        ],
+    },
+    "phases": [
+        {
+            "name": "small",
+            "max_size": [168, 168],
+            "samples": 20,
+            "steps": 20,
+            "learning_rate": 5e-3,
+            "widened": True,
+        },
+        {
+            "name": "large",
+            "max_size": [448, 448],
+            "samples": 38,
+            "steps": 40,
+            "learning_rate": 2e-4,
+            "widened": False,
+        },
+    ],
+}
+CONVERTED: dict[str, Any] = {
+    "quant_table.json": {
+        "probes": ["table-7"],
+        "merged_loss": 0.9,
+        "rows": [
+            {
+                "quant": quant,
+                "file": f"demo-finetune-{quant}.gguf",
+                "size_bytes": size,
+                "tensor_types": {"F16": 3},
+                "prompt_tokens_per_second": 812.4,
+                "answer_tokens_per_second": 101.2,
+                "loss": 0.9012,
+                "drift": drift,
+                "same_answers": 1,
+                "excluded": None if drift < 0.5 else "loss drifted by +0.812 nats a token",
+            }
+            for quant, size, drift in (
+                ("f16", 12_400_000, 0.0),
+                ("q8_0", 6_900_000, 0.0004),
+                ("q2_k", 3_100_000, 0.812),
+            )
+        ],
+    },
+    "artifacts.json": {
+        "quants": {"f16": "demo-finetune-f16.gguf", "q8_0": "demo-finetune-q8_0.gguf"},
+        "mmproj": "demo-finetune-mmproj-f16.gguf",
+        "recommended": "q8_0",
+        "excluded": {"q2_k": "loss drifted by +0.812 nats a token"},
+    },
+}

@@ -1,0 +1,177 @@
+"""TEDS against known answers, against the reference implementation, and on hostile input."""
+
+from __future__ import annotations
+
+import random
+import warnings
+
+import pytest
+
+from vlmpipe.tasks.html_tables import TableError, parse_table, shape_of
+from vlmpipe.tasks.teds import MAX_EXACT_PAIRS, aligned_distance, edit_distance, teds
+
+TWO_BY_TWO = "<table><tr><td>a</td><td>b</td></tr><tr><td>c</td><td>d</td></tr></table>"
+"""Seven nodes: table, two rows, four cells."""
+
+
+def random_table(rng: random.Random, rows: int, columns: int) -> str:
+    spans = ("", "", "", ' colspan="2"', ' rowspan="3"')
+    texts = ("<b>a</b> x", "12", "foo", "", " y", "x<sup>2</sup>")
+    lines = [
+        "<tr>"
+        + "".join(f"<td{rng.choice(spans)}>{rng.choice(texts)}</td>" for _ in range(columns))
+        + "</tr>"
+        for _ in range(rows)
+    ]
+    if rng.random() < 0.5:
+        return f"<table><thead>{lines[0]}</thead><tbody>{''.join(lines[1:])}</tbody></table>"
+    return f"<table>{''.join(lines)}</table>"
+
+
+def random_pairs(count: int) -> list[tuple[str, str]]:
+    rng = random.Random(5)
+    pairs = []
+    for _ in range(count):
+        first = random_table(rng, rng.randint(1, 5), rng.randint(1, 4))
+        near = first.replace("foo", "fo", 1).replace("<td>12</td>", "", 1)
+        far = random_table(rng, rng.randint(1, 5), rng.randint(1, 4))
+        pairs.append((first, rng.choice((near, far))))
+    return pairs
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        pytest.param(TWO_BY_TWO, 1.0, id="equal"),
+        pytest.param(TWO_BY_TWO.replace(">d<", ">x<"), 1 - 1 / 7, id="one cell's text"),
+        pytest.param(TWO_BY_TWO.replace("<td>d</td>", ""), 1 - 1 / 7, id="a cell missing"),
+        pytest.param(
+            TWO_BY_TWO.replace("<td>d", '<td colspan="2">d'), 1 - 1 / 7, id="another span"
+        ),
+        pytest.param(TWO_BY_TWO.replace("td>", "th>", 2), 1 - 1 / 7, id="a header cell"),
+        pytest.param(
+            TWO_BY_TWO.replace("<tr><td>c</td><td>d</td></tr>", ""), 1 - 3 / 7, id="a row missing"
+        ),
+        pytest.param("<table></table>", 1 - 6 / 7, id="no row at all"),
+    ],
+)
+def test_known_answers(changed: str, expected: float) -> None:
+    assert teds(changed, TWO_BY_TWO) == pytest.approx(expected)
+    assert teds(TWO_BY_TWO, changed) == pytest.approx(expected)
+
+
+def test_text_of_a_cell_counts_by_its_normalised_edit_distance() -> None:
+    reference = "<table><tr><td>1234</td></tr></table>"
+    assert teds(reference.replace("1234", "1235"), reference) == pytest.approx(1 - 0.25 / 3)
+    assert teds(reference.replace("1234", "1235"), reference, structure_only=True) == 1.0
+
+
+def test_text_of_header_cells_is_compared() -> None:
+    reference = "<table><tr><th>name</th></tr></table>"
+    assert teds(reference.replace("name", "mane"), reference) == pytest.approx(1 - 0.5 / 3)
+
+
+def test_inner_tags_are_one_token_each() -> None:
+    plain, bold = (f"<table><tr><td>{text}</td></tr></table>" for text in ("ab", "<b>ab</b>"))
+    assert teds(plain, bold) == pytest.approx(1 - (2 / 4) / 3)
+
+
+def test_composed_and_decomposed_korean_are_the_same_text() -> None:
+    composed, decomposed = "<table><tr><td>\ud55c</td></tr></table>", "\u1112\u1161\u11ab"
+    assert teds(composed.replace("\ud55c", decomposed), composed) == 1.0
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        f"<html><body>{TWO_BY_TWO}</body></html>",
+        f"```html\n{TWO_BY_TWO}\n```",
+        f"Here is the table:\n<div>{TWO_BY_TWO}</div>",
+        TWO_BY_TWO.replace("<tr>", "\n  <tr>").replace("<!---->", ""),
+        TWO_BY_TWO.replace("<tr>", "<!-- a row --><tr>"),
+        TWO_BY_TWO.removesuffix("</td></tr></table>"),
+    ],
+)
+def test_what_surrounds_a_table_does_not_count(wrapped: str) -> None:
+    assert teds(wrapped, TWO_BY_TWO) == 1.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   \n",
+        "no table here",
+        "<tr><td>a</td></tr>",
+        "<!-- only a comment -->",
+        "<?php ?>",
+        '<table><tr><td colspan="two">a</td></tr></table>',
+        '<table><tr><td rowspan="-1">a</td></tr></table>',
+        '<table><tr><td colspan="0">a</td></tr></table>',
+        '<table><tr><td colspan="²">a</td></tr></table>',
+        f'<table><tr><td colspan="{"9" * 5000}">a</td></tr></table>',
+        "<table><tr><td>" + "<b>" * 200 + "a",
+        "<table><tr>" * 100,
+        "<div>" * 10_000 + TWO_BY_TWO,
+    ],
+)
+def test_what_holds_no_comparable_table_scores_nothing(text: str) -> None:
+    assert teds(text, TWO_BY_TWO) == 0.0
+    assert teds(TWO_BY_TWO, text) == 0.0
+
+
+def test_odd_characters_do_not_stop_the_parser() -> None:
+    odd = TWO_BY_TWO.replace(">a<", ">\ud800\x00a<")
+    assert 0.5 < teds(odd, TWO_BY_TWO) < 1.0
+
+
+def test_the_oracle_agrees_where_it_is_right() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from table_recognition_metric import TEDS
+    for first, second in random_pairs(60):
+        pages = [f"<html><body>{table}</body></html>" for table in (first, second)]
+        for structure_only in (False, True):
+            # The oracle falls below zero where costs exceed the nodes of the larger tree.
+            expected = max(0.0, TEDS(structure_only=structure_only)(*pages))
+            assert teds(first, second, structure_only=structure_only) == pytest.approx(expected)
+
+
+def test_scores_are_symmetric_and_within_bounds() -> None:
+    for first, second in random_pairs(40):
+        score = teds(first, second)
+        assert 0.0 <= score <= 1.0
+        assert score == pytest.approx(teds(second, first))
+        assert teds(first, first) == 1.0
+
+
+def test_the_stand_in_for_large_tables_never_flatters() -> None:
+    for first, second in random_pairs(80):
+        trees = parse_table(first), parse_table(second)
+        assert aligned_distance(*trees) >= edit_distance(*trees) - 1e-9
+
+
+def test_large_tables_are_scored_by_aligned_rows() -> None:
+    rows = [f"<tr><td>{n}</td><td>{n * n}</td><td>{n % 7}</td></tr>" for n in range(400)]
+    reference = f"<table>{''.join(rows)}</table>"
+    without_one_row = f"<table>{''.join(rows[:57] + rows[58:])}</table>"
+    size = parse_table(reference).size
+    assert size * size > MAX_EXACT_PAIRS
+    assert teds(without_one_row, reference) == pytest.approx(1 - 4 / size)
+    one_cell_wrong = reference.replace("<td>400</td>", "<td>900</td>", 1)
+    assert teds(one_cell_wrong, reference) == pytest.approx(1 - (1 / 3) / size)
+
+
+def test_shape_counts_spans_and_characters_without_inner_tags() -> None:
+    shape = shape_of(
+        parse_table(
+            '<table><thead><tr><th colspan="2">ab</th><th>c</th></tr></thead>'
+            "<tbody><tr><td>1</td><td><b>2</b></td><td></td></tr></tbody></table>"
+        )
+    )
+    assert (shape.rows, shape.columns, shape.characters, shape.spans) == (2, 3, 5, 1)
+
+
+def test_a_text_without_a_table_says_why() -> None:
+    with pytest.raises(TableError, match="no <table>"):
+        parse_table("words")

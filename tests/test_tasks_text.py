@@ -1,0 +1,115 @@
+"""Text metrics, the question task and the registry."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+
+from vlmpipe.errors import ConfigError
+from vlmpipe.tasks import TASKS, mean_metrics, task_named, task_of
+from vlmpipe.tasks.qa import shipped_questions
+from vlmpipe.tasks.text_metrics import character_error_rate, exact_match, text_metrics
+
+QA = TASKS["qa"]
+CORE = ["core-python", "core-ml", "core-web", "core-docker", "core-git"]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "expected"),
+    [
+        ("kitten", "sitting", 3 / 7),
+        ("abc", "abc", 0.0),
+        (" abc\n", "abc", 0.0),
+        ("", "abc", 1.0),
+        ("abcdef", "abc", 1.0),
+        ("abcdefghi", "abc", 2.0),
+        ("", "", 0.0),
+        ("anything", "", 1.0),
+        ("a", "  ", 1.0),
+        ("a b", "ab", 0.5),
+    ],
+)
+def test_character_error_rate(prediction: str, reference: str, expected: float) -> None:
+    assert character_error_rate(prediction, reference) == pytest.approx(expected)
+
+
+def test_decomposed_korean_is_the_same_text() -> None:
+    word = "과적합"
+    apart = unicodedata.normalize("NFD", word)
+    assert apart != word
+    assert exact_match(apart, word) == 1.0
+    assert character_error_rate(apart, word) == 0.0
+
+
+def test_agreement_is_clipped_and_error_rate_is_not() -> None:
+    assert text_metrics("abcdefghi", "abc") == {"exact_match": 0.0, "agreement": 0.0, "cer": 2.0}
+
+
+def test_case_and_inner_spaces_count() -> None:
+    assert exact_match("Docker", "docker") == 0.0
+    assert exact_match("a  b", "a b") == 0.0
+
+
+def test_five_core_questions_come_first() -> None:
+    assert [each.id for each in shipped_questions() if each.core] == CORE
+    assert [QA.generate(index, 0, (0.0, 1.0)).id for index in range(5)] == CORE
+    assert QA.always_trained == set(CORE)
+
+
+def test_shipped_questions_are_distinct_short_and_composed() -> None:
+    every = shipped_questions()
+    assert len(every) == 30
+    for name in ("id", "question", "answer"):
+        assert len({getattr(each, name) for each in every}) == 30
+    for each in every:
+        assert 20 <= len(each.answer) <= 80
+        assert unicodedata.is_normalized("NFC", each.question + each.answer)
+        assert each.question.endswith("?")
+        assert any("가" <= letter <= "힣" for letter in each.answer)
+
+
+def test_questions_start_again_at_the_end_and_ignore_the_seed() -> None:
+    first, again = QA.generate(2, 0, (0.0, 1.0)), QA.generate(32, 7, (0.0, 1.0))
+    assert first == again
+    assert first.images == ()
+    assert first.origin == "qa_ko.jsonl:3"
+
+
+def test_a_difficulty_range_chooses_among_the_questions() -> None:
+    for index in range(40):
+        assert QA.generate(index, 0, (0.0, 0.1)).difficulty <= 0.1
+    assert QA.generate(0, 0, (0.9, 1.0)).id == "core-python"
+
+
+def test_question_difficulty_is_the_length_of_the_answer() -> None:
+    assert [QA.difficulty("가" * n) for n in (0, 200, 400, 4000)] == [0.0, 0.5, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_measures_what_it_says(name: str) -> None:
+    task = TASKS[name]
+    sample = task.generate(0, 1, (0.0, 0.1))
+    right, wrong = task.measure(sample.reference, sample.reference), task.measure("", "x")
+    assert task.name == name == sample.task
+    assert right[task.primary_metric] == 1.0
+    assert wrong[task.primary_metric] == 0.0
+    assert right.keys() == wrong.keys() == task.measure("<table", sample.reference).keys()
+    assert sample.messages[0].text.endswith(task.instruction)
+
+
+def test_an_unknown_task_is_refused_with_a_near_miss() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'table'") as caught:
+        task_named("tabel")
+    assert "data.task=table|qa" in str(caught.value)
+    assert task_named("qa") is QA
+
+
+def test_foreign_tasks_are_measured_as_text() -> None:
+    assert task_of("molecule").measure("CCO", "CCO")["agreement"] == 1.0
+    assert task_of("table") is TASKS["table"]
+
+
+def test_means_are_taken_metric_by_metric() -> None:
+    assert mean_metrics([{"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 0.5}]) == {"a": 0.5, "b": 0.25}
+    assert mean_metrics([]) == {}

@@ -104,7 +104,7 @@ class ImageGrid:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB; what is transparent becomes white, as paper is."""
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.has_transparency_data:
         layered = image.convert("RGBA")

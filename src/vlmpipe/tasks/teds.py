@@ -9,7 +9,6 @@ larger tree.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 from vlmpipe.tasks.html_tables import Node, TableError, parse_table
 
@@ -47,9 +46,15 @@ def edit_distance(first: Node, second: Node) -> float:
     """Exact tree edit distance, by APTED; more than cubic in the number of nodes."""
     from apted import APTED, Config
 
+    # APTED asks for the same pair about seven times.
+    known: dict[tuple[int, int], float] = {}
+
     class Costs(Config):  # type: ignore[misc]  # apted has no types
         def rename(self, node1: Node, node2: Node) -> float:
-            return rename_cost(node1, node2)
+            pair = id(node1), id(node2)
+            if pair not in known:
+                known[pair] = rename_cost(node1, node2)
+            return known[pair]
 
         def children(self, node: Node) -> tuple[Node, ...]:
             return node.children
@@ -106,15 +111,8 @@ def _in_place(first: Node, second: Node) -> float:
 
 def rename_cost(first: Node, second: Node) -> float:
     """1 for another tag or span, else the normalised edit distance of the contents."""
-    if (first.tag, first.colspan, first.rowspan) != (second.tag, second.colspan, second.rowspan):
-        return 1.0
-    if first.content == second.content:
-        return 0.0
-    return _content_distance(first.content, second.content)
-
-
-@lru_cache(maxsize=100_000)
-def _content_distance(first: tuple[str, ...], second: tuple[str, ...]) -> float:
     from rapidfuzz.distance import Levenshtein
 
-    return float(Levenshtein.normalized_distance(first, second))
+    if (first.tag, first.colspan, first.rowspan) != (second.tag, second.colspan, second.rowspan):
+        return 1.0
+    return float(Levenshtein.normalized_distance(first.content, second.content))

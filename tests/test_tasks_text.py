@@ -113,3 +113,8 @@ def test_foreign_tasks_are_measured_as_text() -> None:
 def test_means_are_taken_metric_by_metric() -> None:
     assert mean_metrics([{"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 0.5}]) == {"a": 0.5, "b": 0.25}
     assert mean_metrics([]) == {}
+
+
+def test_answers_of_other_tasks_do_not_dilute_a_metric() -> None:
+    rows = [{"cer": 0.2}, {"cer": 0.4, "teds": 0.5}]
+    assert mean_metrics(rows) == {"cer": pytest.approx(0.3), "teds": 0.5}

@@ -40,7 +40,9 @@ class Task(Protocol):
 
 
 def mean_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Arithmetic mean of each metric over the answers; empty for no answers."""
-    if not rows:
-        return {}
-    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+    """Arithmetic mean of each metric over the answers that have it; empty for no answers."""
+    means: dict[str, float] = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row[name] for row in rows if name in row]
+        means[name] = sum(values) / len(values)
+    return means

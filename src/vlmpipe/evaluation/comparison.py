@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.engines.base import Engine
@@ -25,7 +26,8 @@ from vlmpipe.evaluation.reliance import (
 from vlmpipe.tasks.base import Task
 
 BASE, TUNED = "base", "tuned"
-TRAIN, HELDOUT = "train", "heldout"
+TRAIN: Final = "train"
+HELDOUT: Final = "heldout"
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how many steps are done, and of how many."""
 

@@ -1,4 +1,4 @@
-"""The page that each run ends with: self-contained, made from manifests and the files beside them."""
+"""The page that each run ends with, self-contained, from manifests and the files beside them."""
 
 from vlmpipe.evaluation.report.page import REPORT_NAME, write_report
 

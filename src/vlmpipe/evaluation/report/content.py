@@ -13,14 +13,13 @@ from markupsafe import Markup
 from vlmpipe.evaluation.report.figures import (
     CONDITIONS,
     metric_tables,
-    other_metrics,
     reliance_rows,
     spaced,
-    table_of,
+    speed_table,
     title_of,
 )
 from vlmpipe.evaluation.report.gallery import shown_samples
-from vlmpipe.evaluation.report.loss_curve import loss_curve_svg
+from vlmpipe.evaluation.report.loss_curve import loss_curves
 from vlmpipe.evaluation.report.serving import serving_commands
 from vlmpipe.evaluation.report.stages import (
     PublishedStage,
@@ -87,11 +86,11 @@ def _training(stages: Stages) -> dict[str, Any] | None:
     if train is None:
         return None
     rows, audit = train.read_rows("metrics.jsonl"), _json_object(stages, "train", "audit.json")
-    svg = loss_curve_svg(rows)
+    curves = loss_curves(rows)
     return {
-        "curve": Markup(svg) if svg else None,
+        "curves": [Markup(curve) for curve in curves or ()],
         "logged": len(rows),
-        "figures": [(spaced(key), value) for key, value in train.manifest.metrics.items()],
+        "figures": _figures(train, "train/"),
         "mask": audit.get("mask"),
         "phases": audit.get("phases", []),
         "census": audit.get("census"),
@@ -110,7 +109,8 @@ def _validation(stages: Stages, results: Mapping[str, Any]) -> dict[str, Any] | 
         "reliance_facts": results.get("reliance", {}),
         "conditions": list(CONDITIONS.values()),
         "primary_title": title_of(primary),
-        "others": other_metrics(metrics),
+        "speed": speed_table(metrics),
+        "memory_mib": metrics.get("memory/peak_mib"),
         "notes": results.get("notes", []),
     }
 
@@ -119,11 +119,9 @@ def _quants(stages: Stages) -> dict[str, Any] | None:
     convert = stages.get("convert")
     if convert is None:
         return None
-    header, rows = table_of(convert.read_json("quant_table.json"))
     artifacts = _json_object(stages, "convert", "artifacts.json")
     return {
-        "header": header,
-        "rows": rows,
+        "rows": _json_object(stages, "convert", "quant_table.json").get("rows", []),
         "recommended": artifacts.get("recommended"),
         "excluded": artifacts.get("excluded") or {},
         "files": _artifact_files(artifacts),
@@ -141,9 +139,14 @@ def _service(stages: Stages) -> dict[str, Any] | None:
     if deploy is None:
         return None
     return {
-        "figures": [(spaced(key), value) for key, value in deploy.manifest.metrics.items()],
+        "figures": _figures(deploy, "deploy/"),
         "commands": serving_commands(deploy),
     }
+
+
+def _figures(stage: PublishedStage, prefix: str) -> list[tuple[str, float]]:
+    metrics = stage.manifest.metrics
+    return [(spaced(key.removeprefix(prefix)), value) for key, value in metrics.items()]
 
 
 def _settings(stages: Stages) -> list[tuple[str, Any]]:

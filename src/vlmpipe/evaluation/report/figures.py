@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 SPLITS = {"train": "training probes", "heldout": "held-out samples"}
 MODELS = ("base", "tuned")
@@ -98,10 +97,18 @@ def reliance_rows(metrics: Mapping[str, float], primary_metric: str) -> list[Rel
     ]
 
 
-def other_metrics(metrics: Mapping[str, float]) -> list[tuple[str, float]]:
-    """What is neither a metric of a split nor of image reliance: speed, memory."""
-    taken = (*(f"{split}/" for split in SPLITS), "reliance/")
-    return [(spaced(key), value) for key, value in metrics.items() if not key.startswith(taken)]
+def speed_table(metrics: Mapping[str, float]) -> list[MetricRow]:
+    """Speed of each model's answers; neither is meant to be better."""
+    names = dict.fromkeys(key.split("/")[1] for key in metrics if key.startswith("speed/"))
+    return [
+        MetricRow(
+            title=spaced(name),
+            base=metrics.get(f"speed/{name}/base"),
+            tuned=metrics.get(f"speed/{name}/tuned"),
+            lower_is_better=name.startswith("seconds"),
+        )
+        for name in names
+    ]
 
 
 def title_of(name: str) -> str:
@@ -112,19 +119,3 @@ def title_of(name: str) -> str:
 def spaced(key: str) -> str:
     """`speed/tokens_per_second/tuned` as words."""
     return key.replace("_", " ").replace("/", " · ")
-
-
-def table_of(value: Any) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows of a JSON table: a list of objects, or objects by name.
-
-    Values that are themselves lists or objects are left out.
-    """
-    if isinstance(value, dict) and isinstance(value.get("rows"), list):
-        value = value["rows"]
-    if isinstance(value, dict):
-        value = [{"name": name, **row} for name, row in value.items() if isinstance(row, dict)]
-    records = [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
-    keys = dict.fromkeys(
-        key for row in records for key, cell in row.items() if not isinstance(cell, (list, dict))
-    )
-    return [spaced(key) for key in keys], [[row.get(key) for key in keys] for row in records]

@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from vlmpipe.evaluation.report.differences import differing_cells, marked_text
 from vlmpipe.evaluation.report.figures import MODELS, SPLITS
 from vlmpipe.evaluation.report.stages import PublishedStage
 from vlmpipe.evaluation.report.untrusted import holds_table, table_html
@@ -28,6 +29,12 @@ class ShownText:
     """Characters left out."""
 
     drawn: Markup | None
+    marked: Markup | None
+    """The text with what departs from the reference marked."""
+
+    same: bool
+    """Word for word the reference."""
+
     score: float | None = None
     cut: bool = False
 
@@ -62,14 +69,29 @@ def shown_samples(validate: PublishedStage, results: Mapping[str, Any]) -> list[
 
 
 def shown_text(
-    title: str, text: str, *, score: float | None = None, cut: bool = False
+    title: str,
+    text: str,
+    reference: str | None = None,
+    *,
+    score: float | None = None,
+    cut: bool = False,
 ) -> ShownText:
-    """A text to be shown, its tables drawn, its length bounded."""
+    """A text to be shown: tables drawn, departures from a reference marked, length bounded."""
+    shown = text[:SHOWN_CHARACTERS]
+    drawn = marked = None
+    if holds_table(text):
+        cells = differing_cells(text, reference) if reference is not None else ()
+        drawn = Markup(table_html(text, cells))
+    elif reference is not None and shown == text:
+        html = marked_text(text, reference)
+        marked = Markup(html) if html is not None else None
     return ShownText(
         title=title,
-        text=text[:SHOWN_CHARACTERS],
-        hidden=max(len(text) - SHOWN_CHARACTERS, 0),
-        drawn=Markup(table_html(text)) if holds_table(text) else None,
+        text=shown,
+        hidden=len(text) - len(shown),
+        drawn=drawn,
+        marked=marked,
+        same=reference is not None and text.strip() == reference.strip(),
         score=score,
         cut=cut,
     )
@@ -84,6 +106,7 @@ def _sample(
         shown_text(
             str(row["model"]),
             str(row["prediction"]),
+            str(row["reference"]),
             score=row["metrics"].get(primary),
             cut=bool(row.get("cut")),
         )

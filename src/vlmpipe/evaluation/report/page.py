@@ -35,12 +35,13 @@ def write_report(run_folder: Path, *, cached: Collection[str] = ()) -> Path:
 
 def _environment() -> Environment:
     # Imported here: the command line imports this module even for `--help`.
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import ChainableUndefined, Environment, PackageLoader
 
     environment = Environment(
         loader=PackageLoader("vlmpipe.evaluation", "templates"),
         autoescape=True,
-        undefined=StrictUndefined,
+        # A hand-off file may lack what this page would like to show: then the place is empty.
+        undefined=ChainableUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -55,23 +56,25 @@ def _environment() -> Environment:
 
 def figure(value: Any, digits: int = 3) -> str:
     """A number for people: `digits` decimals, large ones grouped, a dash where there is none."""
-    if value is None or isinstance(value, bool):
-        return "–" if value is None else str(value).lower()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "–"
     if not math.isfinite(value):
         return str(value)
     if abs(value) >= 1000:
         return f"{value:,.0f}".replace(",", "\u202f")
-    if abs(value) >= 100 or float(value).is_integer():
-        return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
-    small = value != 0 and abs(value) < 10**-digits
-    return f"{value:.1e}" if small else f"{value:.{digits}f}"
+    if float(value).is_integer():
+        return f"{value:.0f}"
+    if abs(value) >= 10:
+        return f"{value:.1f}"
+    small = abs(value) < 10**-digits
+    return f"{value:.2g}" if small else f"{value:.{digits}f}"
 
 
 def cell(value: Any) -> str:
     """A value of a JSON table: numbers as `figure` has them, text as it is."""
-    if value is None or isinstance(value, (bool, int, float)):
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
         return figure(value)
-    return str(value)
+    return "–" if value is None else str(value)
 
 
 def readable_seconds(value: float | None) -> str:
@@ -87,8 +90,10 @@ def readable_seconds(value: float | None) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
 
 
-def readable_size(count: float) -> str:
+def readable_size(count: Any) -> str:
     """Bytes in binary units."""
+    if not isinstance(count, (int, float)):
+        return "–"
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

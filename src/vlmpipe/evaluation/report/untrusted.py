@@ -8,6 +8,7 @@ element closed.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from html import escape
 from html.parser import HTMLParser
 
@@ -27,19 +28,24 @@ def holds_table(text: str) -> bool:
     return _TABLE.search(text) is not None
 
 
-def table_html(text: str) -> str:
-    """Inert HTML of a text with tables in it, cut after 20,000 characters."""
-    rebuilder = _Rebuilder()
+def table_html(text: str, marked: Collection[tuple[int, int]] = ()) -> str:
+    """Inert HTML of a text with tables in it, cut after 20,000 characters.
+
+    `marked` are (row, place in the row) of cells that are given the class `off`.
+    """
+    rebuilder = _Rebuilder(marked)
     rebuilder.feed(text[:MAX_CHARACTERS])
     rebuilder.close()
     return rebuilder.finished()
 
 
 class _Rebuilder(HTMLParser):
-    def __init__(self) -> None:
+    def __init__(self, marked: Collection[tuple[int, int]]) -> None:
         super().__init__(convert_charrefs=True)
         self._out: list[str] = []
         self._open: list[str] = []
+        self._marked = marked
+        self._row = self._place = -1
 
     def finished(self) -> str:
         """What was rebuilt, every element closed."""
@@ -51,7 +57,9 @@ class _Rebuilder(HTMLParser):
             self._write_text(self.get_starttag_text() or "")
             return
         self._open.append(tag)
-        self._out.append(f"<{tag}{_spans(attrs) if tag in ('td', 'th') else ''}>")
+        if tag == "tr":
+            self._row, self._place = self._row + 1, -1
+        self._out.append(f"<{tag}{self._cell(attrs) if tag in ('td', 'th') else ''}>")
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if self._kept(tag):
@@ -90,6 +98,11 @@ class _Rebuilder(HTMLParser):
         if len(self._open) >= MAX_DEPTH:
             return False
         return tag == "table" or (tag in STRUCTURE | INLINE and "table" in self._open)
+
+    def _cell(self, attrs: list[tuple[str, str | None]]) -> str:
+        self._place += 1
+        off = ' class="off"' if (self._row, self._place) in self._marked else ""
+        return off + _spans(attrs)
 
     def _write_text(self, text: str) -> None:
         self._out.append(escape(text))

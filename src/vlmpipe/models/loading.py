@@ -72,6 +72,8 @@ def load_model(
                 "or choose a smaller one: model.id=ID",
             ) from exc
     _refuse_incomplete(folder, family, info)
+    if quantization is not None:
+        _keep_4bit_layout(model)
     return model.eval()
 
 
@@ -128,6 +130,19 @@ def _refuse_incomplete(folder: Path, family: Family, info: dict[str, Any]) -> No
             "give a complete model folder: model.id=DIR",
             problems=problems,
         )
+
+
+def _keep_4bit_layout(model: Any) -> None:
+    """Keep bitsandbytes from repacking weights on CPUs with AVX512-BF16.
+
+    It repacks at the first evaluation, for good; the packed layout has no backward pass, and a
+    training that goes on after an evaluation fails.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 @contextmanager

@@ -4,5 +4,7 @@ from vlmpipe.stages.s0_check import CHECK
 from vlmpipe.stages.s1_setup import SETUP
 from vlmpipe.stages.s2_train import TRAIN
 from vlmpipe.stages.s3_validate import VALIDATE
+from vlmpipe.stages.s4_merge import MERGE
+from vlmpipe.stages.s5_convert import CONVERT
 
-STAGES = (CHECK, SETUP, TRAIN, VALIDATE)
+STAGES = (CHECK, SETUP, TRAIN, VALIDATE, MERGE, CONVERT)

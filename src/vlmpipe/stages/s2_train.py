@@ -7,13 +7,14 @@ import os
 from vlmpipe.data.store import load_split
 from vlmpipe.models.base import read_base
 from vlmpipe.pipeline import Outcome, Stage, StageContext
-from vlmpipe.training.run import TrainingData, train
 
 
 def run(context: StageContext) -> Outcome:
     """Train; an interrupted training goes on from its newest checkpoint."""
     # Images of many sizes fragment CUDA's fixed segments; must be set before CUDA starts.
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    from vlmpipe.training.run import TrainingData, train
+
     setup = context.upstream["setup"]
     samples = load_split(setup / "data", "train")
     data = TrainingData(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.models.base import BaseModelFolder
+from vlmpipe.models.embedded import PREFIX
 
 
 def render_card(
@@ -35,12 +37,27 @@ def render_card(
     return environment.get_template("model_card.md.jinja").render(
         run_name=run_name,
         base=base,
+        base_name=base_name(base),
+        on_hub=is_hub_id(base.id),
         family_title=base.family.title,
         contract=contract,
         data=sorted(flat_facts(data).items()),
         metrics=sorted(metrics.items()),
         info=info,
     )
+
+
+def is_hub_id(model_id: str) -> bool:
+    """Whether `model.id` names a model on the hub, and not a folder or an embedded model."""
+    looks_like_one = re.fullmatch(r"[\w.-]+/[\w.-]+", model_id) is not None
+    return looks_like_one and not Path(model_id).expanduser().is_dir()
+
+
+def base_name(base: BaseModelFolder) -> str:
+    """The base model's name without the path of this machine."""
+    if is_hub_id(base.id) or base.id.startswith(PREFIX):
+        return base.id
+    return base.folder.name
 
 
 def flat_facts(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

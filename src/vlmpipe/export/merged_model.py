@@ -144,8 +144,25 @@ def judge_merge(info: Mapping[str, Any], limit: float) -> Verdict:
 
 
 def _load(config: Config, folder: Path, dtype: str) -> Any:
-    attention = config.model.attn_implementation
-    return load_model(folder, dtype=dtype, attn_implementation=attention)
+    """16-bit weights, multiplied in float32 where that fits.
+
+    Then two models differ by their weights alone; bfloat16 arithmetic would add noise of its own
+    to every comparison.
+    """
+    model = load_model(folder, dtype=dtype, attn_implementation=config.model.attn_implementation)
+    needed = 2 * sum(parameter.numel() * 4 for parameter in model.parameters())
+    return model.float() if needed < _free_bytes(model) else model
+
+
+def _free_bytes(model: Any) -> int:
+    """Free memory where the model lies."""
+    if model.device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(model.device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)
 
 
 def _ask(

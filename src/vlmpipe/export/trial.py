@@ -18,6 +18,7 @@ from vlmpipe.export.probes import (
     mean_loss,
     prompt_tokens_per_second,
 )
+from vlmpipe.system.llama_cpp import built_with_cuda
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,13 @@ def try_file(
     max_loss_drift: float,
 ) -> QuantRow:
     """Load one file, ask it every sample, and judge it against the merged model's probes."""
-    engine = LlamaCppEngine(file.path, mmproj, contract, name=f"llama_cpp:{quant}")
+    engine = LlamaCppEngine(
+        file.path,
+        mmproj,
+        contract,
+        name=f"llama_cpp:{quant}",
+        n_gpu_layers=-1 if built_with_cuda() else 0,
+    )
     try:
         probes = ask(engine, samples)
     finally:

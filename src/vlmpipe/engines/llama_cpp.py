@@ -100,6 +100,11 @@ class LlamaCppEngine:
         """Tokens that prompt and answer may take together."""
         return self._runtime.n_ctx
 
+    @property
+    def n_ctx_train(self) -> int:
+        """The longest context that the model was made for."""
+        return self._runtime.n_ctx_train
+
     def complete(self, messages: Sequence[Message], *, max_new_tokens: int) -> Completion:
         """Greedy answer to a conversation that ends with a user's turn.
 

@@ -65,6 +65,11 @@ class LlamaRuntime:
         """Tokens that the context holds."""
         return int(self._llama.llama_n_ctx(self.context))
 
+    @property
+    def n_ctx_train(self) -> int:
+        """Tokens that the model was made for."""
+        return int(self._llama.llama_model_n_ctx_train(self.model))
+
     def tokenize(self, text: str) -> list[int]:
         """Token ids; control tokens written in the text are taken as such."""
         data = text.encode()

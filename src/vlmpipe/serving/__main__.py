@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 
 from vlmpipe.errors import VlmpipeError
@@ -19,6 +22,7 @@ def main() -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--fd", type=int, help="serve on a listening socket handed over")
+    parser.add_argument("--attached", action="store_true", help="stop when stdin is closed")
     parser.add_argument("--worker-log", type=Path, help="file for the worker's log")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -28,11 +32,19 @@ def main() -> int:
         else:
             listening = socket.socket(fileno=arguments.fd)
         logging.getLogger("vlmpipe.serving").info("listening on %s", url_of(listening))
+        if arguments.attached:
+            threading.Thread(target=_stop_with_stdin, daemon=True).start()
         run_gateway(arguments.bundle, listening, worker_log=arguments.worker_log)
     except VlmpipeError as exc:
         sys.stderr.write(f"{exc}\n")
         return exc.exit_code
     return 0
+
+
+def _stop_with_stdin() -> None:
+    """Whoever started this service holds the other end: it cannot be outlived, however it dies."""
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import itertools
 import json
 import logging
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, Protocol
@@ -58,25 +58,41 @@ class Backend(Protocol):
 class WorkerBackend:
     """A worker process, replaced when it dies."""
 
-    def __init__(self, bundle: Path, log_path: Path | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Path,
+        log_path: Path | None = None,
+        on_state: Callable[[str], None] | None = None,
+    ) -> None:
         self._bundle = bundle
         self._log_path = log_path
+        self._on_state = on_state
         self._process: asyncio.subprocess.Process | None = None
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
         self._engine = asyncio.Lock()
         self._ids = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
-        self.state: State = "stopped"
+        self._state: State = "stopped"
         self.restarts = 0
+
+    @property
+    def state(self) -> State:
+        """Whether it can be asked."""
+        return self._state
+
+    def _enter(self, state: State) -> None:
+        if state != self._state and self._on_state is not None:
+            self._on_state(state)
+        self._state = state
 
     async def start(self) -> None:
         """Begin to load; returns before the model is loaded."""
-        self.state = "loading"
+        self._enter("loading")
         self._background(self._supervise())
 
     async def stop(self) -> None:
         """End the worker, whatever is under way."""
-        self.state = "stopped"
+        self._enter("stopped")
         process = self._process
         if process is not None and process.returncode is None:
             if process.stdin is not None:
@@ -166,12 +182,12 @@ class WorkerBackend:
             was_ready = await self._run_worker()
             if self.state == "stopped":
                 return
-            self.state = "loading"
+            self._enter("loading")
             self.restarts += 1
             failures = 0 if was_ready else failures + 1
             _LOG.warning("the worker ended; attempt %d to start another", failures + 1)
             await asyncio.sleep(min(0.2 * 2**failures, 5.0))
-        self.state = "failed"
+        self._enter("failed")
         _LOG.error("the worker could not load the model %d times in a row", START_ATTEMPTS)
 
     async def _run_worker(self) -> bool:
@@ -186,12 +202,12 @@ class WorkerBackend:
             if event.event == "ready":
                 was_ready = True
                 self._events = asyncio.Queue()
-                self.state = "ready"
+                self._enter("ready")
             else:
                 self._events.put_nowait(event)
         await process.wait()
         if self.state == "ready":
-            self.state = "loading"
+            self._enter("loading")
         self._events.put_nowait(None)
         return was_ready
 

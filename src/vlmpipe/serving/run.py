@@ -6,6 +6,7 @@ import errno
 import logging
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from vlmpipe.errors import ToolError
@@ -53,8 +54,16 @@ def url_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host and host[0] != "[" else f"http://{host}:{port}"
 
 
-def run_gateway(bundle: Path, listening: socket.socket, *, worker_log: Path | None = None) -> None:
+def run_gateway(
+    bundle: Path,
+    listening: socket.socket,
+    *,
+    worker_log: Path | None = None,
+    on_state: Callable[[str], None] | None = None,
+) -> None:
     """Serve a bundle on a socket until SIGTERM or SIGINT.
+
+    `on_state` is told when the model is `loading`, `ready` or `failed`.
 
     Raises:
         ArtifactError: when the bundle is damaged.
@@ -67,7 +76,7 @@ def run_gateway(bundle: Path, listening: socket.socket, *, worker_log: Path | No
     settings = read_settings(bundle)
     settings.contract(bundle)
     config = uvicorn.Config(
-        create_app(settings, WorkerBackend(bundle, worker_log)),
+        create_app(settings, WorkerBackend(bundle, worker_log, on_state)),
         log_level=logging.WARNING,
         access_log=False,
         server_header=False,

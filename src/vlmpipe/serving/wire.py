@@ -59,6 +59,7 @@ class Event(BaseModel):
     seconds: float = 0.0
     first_token_seconds: float = 0.0
     n_ctx: int = 0
+    n_ctx_train: int = 0
 
     @property
     def tokens_per_second(self) -> float:

@@ -78,7 +78,8 @@ class Worker:
 
     def run(self) -> None:
         """Answer requests until there are no more."""
-        self._send(Event(event="ready", n_ctx=self._engine.n_ctx))
+        engine = self._engine
+        self._send(Event(event="ready", n_ctx=engine.n_ctx, n_ctx_train=engine.n_ctx_train))
         for request in self._inbox:
             self._send(self._answer(request))
 

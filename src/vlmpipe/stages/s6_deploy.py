@@ -1,0 +1,210 @@
+"""Stage 6: the service, tuned, started, smoke-tested and measured; its bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
+from pathlib import Path
+
+from vlmpipe.config import Config
+from vlmpipe.data.store import load_split
+from vlmpipe.encoding.contract import CONTRACT_NAME, PreprocessContract, read_contract
+from vlmpipe.errors import StageError
+from vlmpipe.pipeline import Outcome, Stage, StageContext, Verdict
+from vlmpipe.pipeline.files import write_json
+from vlmpipe.serving.bundle import place_model, write_bundle
+from vlmpipe.serving.gain import hf_speed, speed_line
+from vlmpipe.serving.load import LoadResult, load_test
+from vlmpipe.serving.probe import Probe, probe_of
+from vlmpipe.serving.quants import ServedFiles, served_files
+from vlmpipe.serving.running import RunningService
+from vlmpipe.serving.settings import ServiceSettings
+from vlmpipe.serving.smoke import SmokeResult, smoke_test
+from vlmpipe.serving.tune_service import Tuned, tune_service
+from vlmpipe.system.llama_cpp import built_with_cuda
+
+PROBES = 4
+"""Held-out samples that the load test goes round."""
+
+
+def run(context: StageContext) -> Outcome:
+    """Choose, place, tune, start, test, measure, stop, describe."""
+    config: Config = context.config
+    converted = context.upstream["convert"]
+    served, contract = served_files(converted, config.deploy.quant), read_contract(converted)
+    bundle = context.folder / "bundle"
+    settings = first_settings(config, bundle, served, contract)
+    probes = heldout_probes(context.upstream["setup"] / "data", contract, settings)
+    tuned = tune_service(
+        bundle, settings, contract, config.deploy, probes, context.log_path, context.reporter
+    )
+    settings = tuned.settings
+    write_bundle(bundle, settings, memory_mib=tuned.memory_mib, example=probes[0].text)
+    smoke, load, ready_seconds = exercise(context, bundle, settings, probes)
+    return conclude(context, served, tuned, smoke, load, ready_seconds)
+
+
+def first_settings(
+    config: Config, bundle: Path, served: ServedFiles, contract: PreprocessContract
+) -> ServiceSettings:
+    """The bundle with the model in it, and settings to begin tuning from."""
+    gguf, mmproj = place_model(bundle, served.gguf, served.mmproj)
+    contract.write(bundle)
+    deploy = config.deploy
+    layers = deploy.n_gpu_layers
+    settings = ServiceSettings(
+        model_id=served.gguf.stem,
+        gguf=gguf,
+        mmproj=mmproj,
+        has_vision=contract.has_vision,
+        n_ctx=deploy.context_length or contract.context_length + deploy.max_new_tokens,
+        n_threads=deploy.threads or 1,
+        n_gpu_layers=layers if layers is not None else (-1 if built_with_cuda() else 0),
+        max_new_tokens=deploy.max_new_tokens,
+        max_image_bytes=deploy.max_image_bytes,
+        max_image_pixels=deploy.max_image_pixels,
+        # One image of the largest size as base64, and room for text.
+        max_body_bytes=deploy.max_image_bytes * 4 // 3 + 1_000_000,
+        request_timeout_s=deploy.request_timeout_s,
+    )
+    settings.write(bundle)
+    return settings
+
+
+def heldout_probes(
+    data: Path, contract: PreprocessContract, settings: ServiceSettings
+) -> list[Probe]:
+    """Questions of real held-out samples.
+
+    Raises:
+        StageError: when there is no held-out sample.
+    """
+    samples = list(islice(load_split(data, "heldout"), PROBES))
+    if not samples:
+        raise StageError(
+            "there is no held-out sample to ask the service about",
+            "hold some out: data.heldout_fraction=0.1 (see `vlmpipe config show data`)",
+        )
+    return [probe_of(sample, contract, settings) for sample in samples]
+
+
+def exercise(
+    context: StageContext, bundle: Path, settings: ServiceSettings, probes: Sequence[Probe]
+) -> tuple[list[SmokeResult], LoadResult | None, float]:
+    """Start the real service, test it, load it, stop it; no load where a test failed."""
+    deploy = context.config.deploy
+    timeout_s = deploy.request_timeout_s + 10
+    context.reporter.note("starting the service")
+    with RunningService(bundle, context.log_path, timeout_s=deploy.startup_timeout_s) as service:
+        ready_seconds = service.wait_until_ready()
+        smoke = smoke_test(service.url, probes[0], settings.model_id, timeout_s=timeout_s)
+        load = None
+        if all(result.passed for result in smoke):
+            load = load_test(
+                service.url,
+                probes,
+                deploy.load_requests,
+                timeout_s=timeout_s,
+                progress=lambda done: context.reporter.progress(
+                    "load test", done, deploy.load_requests
+                ),
+            )
+        context.reporter.progress_done()
+        exit_code = service.stop()
+    stopped = SmokeResult("SIGTERM stops it cleanly", exit_code == 0, f"exit code {exit_code}")
+    return [*smoke, stopped], load, ready_seconds
+
+
+def conclude(
+    context: StageContext,
+    served: ServedFiles,
+    tuned: Tuned,
+    smoke: Sequence[SmokeResult],
+    load: LoadResult | None,
+    ready_seconds: float,
+) -> Outcome:
+    """deploy.json, the verdict, the lines for a person."""
+    before = hf_speed(context.run_folder)
+    ratio = load.tokens_per_second / before if load and before else None
+    write_json(
+        context.folder / "deploy.json",
+        {
+            "model_id": tuned.settings.model_id,
+            "quant": served.quant,
+            "excluded_by_convert": served.excluded,
+            "threads": tuned.threads.as_record,
+            "context_length": tuned.context.as_record,
+            "seconds_until_ready": round(ready_seconds, 3),
+            "smoke_tests": [asdict(result) for result in smoke],
+            "load_test": load.as_record if load else None,
+            "hf_tokens_per_second": before,
+            "speedup_over_hf": ratio,
+        },
+    )
+    failed = tuple(f"{test.name}: {test.detail}" for test in smoke if not test.passed)
+    passed = sum(test.passed for test in smoke)
+    lines = [
+        f"serves {tuned.settings.model_id}: {tuned.threads.value} threads,"
+        f" context {tuned.context.value} tokens",
+        f"smoke tests: {passed} of {len(smoke)} passed",
+        *speed_line(load, before),
+    ]
+    return Outcome(
+        metrics=metrics_of(tuned, smoke, load, ready_seconds, ratio),
+        verdict=Verdict(not failed, failed),
+        summary=tuple(lines),
+    )
+
+
+def metrics_of(
+    tuned: Tuned,
+    smoke: Sequence[SmokeResult],
+    load: LoadResult | None,
+    ready_seconds: float,
+    ratio: float | None,
+) -> dict[str, float]:
+    """Flat numbers for the manifest."""
+    metrics = {
+        "deploy/threads": float(tuned.threads.value),
+        "deploy/context_length": float(tuned.context.value),
+        "deploy/memory_mib": tuned.memory_mib,
+        "deploy/seconds_until_ready": ready_seconds,
+        "deploy/smoke_tests_failed": float(sum(not test.passed for test in smoke)),
+    }
+    if load is not None:
+        metrics |= {
+            "deploy/tokens_per_second": load.tokens_per_second,
+            "deploy/latency_p50_s": load.latency_p50_s,
+            "deploy/latency_p95_s": load.latency_p95_s,
+            "deploy/first_token_p50_s": load.first_token_p50_s,
+        }
+    if ratio is not None:
+        metrics["deploy/speedup_over_hf"] = ratio
+    return metrics
+
+
+def pinned_tools() -> dict[str, str]:
+    """The engine's release, told without importing it."""
+    try:
+        return {"llama-cpp-python": version("llama-cpp-python")}
+    except PackageNotFoundError:
+        return {}
+
+
+DEPLOY = Stage(
+    name="deploy",
+    number=6,
+    version=1,
+    run=run,
+    reads=("deploy",),
+    # Where `vlmpipe serve` listens, and how long this stage waits, change nothing in the bundle.
+    ignores=("deploy.host", "deploy.port", "deploy.startup_timeout_s"),
+    consumes={
+        "setup": ("data/heldout.parquet",),
+        "convert": ("gguf/*", "artifacts.json", CONTRACT_NAME),
+    },
+    gated_by=("convert",),
+    tools=pinned_tools,
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from serving_models import Conversions
 from vlmpipe.system.probes import visible_gpus
 
 
@@ -13,3 +14,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if marked and not visible_gpus():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+
+
+@pytest.fixture(scope="session")
+def conversions(tmp_path_factory: pytest.TempPathFactory) -> Conversions:
+    """Embedded models as GGUF files, each converted once a session."""
+    return Conversions(tmp_path_factory.mktemp("conversions"))

@@ -43,7 +43,9 @@ def main() -> int:
 
 def _stop_with_stdin() -> None:
     """Whoever started this service holds the other end: it cannot be outlived, however it dies."""
-    sys.stdin.buffer.read()
+    # Not through sys.stdin: its lock, held here, would abort the interpreter at its end.
+    while os.read(0, 1024):
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -1,0 +1,122 @@
+"""The deploy stage over a real converted model."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from serving_models import Conversions, Converted
+from vlmpipe.config import Config, load_config
+from vlmpipe.encoding.conversation import Message, Sample
+from vlmpipe.errors import ConfigError
+from vlmpipe.pipeline import Outcome, StageContext
+from vlmpipe.pipeline.events import SilentReporter
+from vlmpipe.pipeline.files import write_json
+from vlmpipe.serving.settings import read_settings
+from vlmpipe.stages.s6_deploy import DEPLOY
+
+
+def converted_stage(folder: Path, converted: Converted) -> Path:
+    """A folder as convert publishes it."""
+    (folder / "gguf").mkdir(parents=True)
+    files = [converted.gguf, *([converted.mmproj] if converted.mmproj else [])]
+    for file in files:
+        (folder / "gguf" / file.name).write_bytes(file.read_bytes())
+    converted.contract.write(folder)
+    write_json(
+        folder / "artifacts.json",
+        {
+            "quants": {"f16": converted.gguf.name},
+            "mmproj": converted.mmproj.name if converted.mmproj else None,
+            "recommended": "f16",
+            "excluded": {},
+        },
+    )
+    return folder
+
+
+def setup_stage(folder: Path, *, vision: bool) -> Path:
+    """A folder as setup publishes it, with two held-out samples."""
+    from datasets import Dataset
+
+    from vlmpipe.data.rows import features, to_row
+
+    image = Image.linear_gradient("L").resize((150, 97)).convert("RGB")
+    parts: tuple[Any, ...] = (image, "Read it.") if vision else ("What is 12 + 7?",)
+    messages = (Message("user", parts), Message("assistant", ("19",)))
+    rows = [
+        to_row(Sample(id=f"s{n}", messages=messages, task="table"), weight=1.0) for n in range(2)
+    ]
+    (folder / "data").mkdir(parents=True)
+    Dataset.from_list(rows, features=features()).to_parquet(folder / "data" / "heldout.parquet")
+    return folder
+
+
+def deploy(run: Path, converted: Converted, config: Config) -> tuple[Path, Outcome]:
+    """Run the stage's function; the folder that it wrote and what it handed back."""
+    folder = run / "6_deploy" / "v001.partial"
+    folder.mkdir(parents=True)
+    vision = converted.mmproj is not None
+    upstream: Mapping[str, Path] = {
+        "setup": setup_stage(run / "setup", vision=vision),
+        "convert": converted_stage(run / "convert", converted),
+    }
+    context = StageContext(
+        config=config,
+        folder=folder,
+        upstream=upstream,
+        run_folder=run,
+        log_path=run / "deploy.log",
+        log=logging.getLogger("test"),
+        reporter=SilentReporter(),
+    )
+    return folder, DEPLOY.run(context)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["random-qwen2_5_vl", "random-qwen3"])
+def test_deploy_tunes_starts_tests_and_describes_the_service(
+    name: str, conversions: Conversions, tmp_path: Path
+) -> None:
+    config = load_config((), ("deploy.load_requests=3", "deploy.max_new_tokens=24"))
+    folder, outcome = deploy(tmp_path, conversions.of(name), config)
+    record = json.loads((folder / "deploy.json").read_text())
+    assert outcome.verdict is not None
+    assert outcome.verdict.passed, outcome.verdict.reasons
+    assert len(record["smoke_tests"]) == 9
+    assert record["load_test"]["requests"] == 3
+    assert outcome.metrics["deploy/latency_p95_s"] >= outcome.metrics["deploy/latency_p50_s"] > 0
+    assert len(record["context_length"]["measured"]) >= 2
+    assert record["speedup_over_hf"] is None
+    assert any("not measured" in line for line in outcome.summary)
+    settings = read_settings(folder / "bundle")
+    assert settings.n_threads == record["threads"]["value"]
+    assert settings.n_ctx == record["context_length"]["value"]
+
+
+@pytest.mark.slow
+def test_nothing_in_the_bundle_names_where_it_was_made(
+    conversions: Conversions, tmp_path: Path
+) -> None:
+    words = ("deploy.load_requests=1", "deploy.threads=1", "deploy.context_length=1024")
+    config = load_config((), (*words, "deploy.max_new_tokens=8"))
+    folder, _ = deploy(tmp_path, conversions.of("random-qwen2_5_vl"), config)
+    texts = [path for path in (folder / "bundle").rglob("*") if path.suffix != ".gguf"]
+    for path in filter(Path.is_file, [*texts, folder / "deploy.json"]):
+        assert str(tmp_path) not in path.read_text(), path
+
+
+@pytest.mark.slow
+def test_a_type_that_was_not_converted_is_refused_with_those_that_were(
+    conversions: Conversions, tmp_path: Path
+) -> None:
+    config = load_config((), ("deploy.quant=q2_k",))
+    with pytest.raises(ConfigError) as raised:
+        deploy(tmp_path, conversions.of("random-qwen3"), config)
+    assert "deploy.quant=f16" in str(raised.value)

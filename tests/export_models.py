@@ -9,6 +9,10 @@ from PIL import Image
 
 from vlmpipe.encoding.contract import PreprocessContract, build_contract
 from vlmpipe.encoding.conversation import Message, Sample
+from vlmpipe.export.adapter import read_adapter
+from vlmpipe.export.merge import merge_adapter
+from vlmpipe.export.model_files import copy_model_files
+from vlmpipe.export.weights import Checkpoint
 from vlmpipe.models.embedded import build_embedded
 from vlmpipe.models.families import FAMILIES
 from vlmpipe.models.loading import load_model
@@ -72,3 +76,19 @@ def picture() -> Image.Image:
     image = Image.linear_gradient("L").resize((150, 97)).convert("RGB")
     image.paste((200, 30, 30), (20, 20, 60, 50))
     return image
+
+
+def merged_folder(family: str, folder: Path) -> Path:
+    """A base with a random adapter folded in, complete, under `contract_of(family)`."""
+    base, target = random_base(family, folder / "base"), folder / "model"
+    random_adapter(base, family, folder / "adapter")
+    target.mkdir()
+    report = merge_adapter(
+        Checkpoint(base),
+        FAMILIES[family],
+        read_adapter(folder / "adapter"),
+        target,
+        shard_bytes=10**9,
+    )
+    copy_model_files(base, target, contract_of(family), dtype=report.dtype)
+    return target

@@ -1,0 +1,213 @@
+"""Stages merge and convert over hand-made upstream folders."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import export_models as models
+from vlmpipe.config import Config, parse_config
+from vlmpipe.data.prepare import prepare_data
+from vlmpipe.encoding.contract import read_contract
+from vlmpipe.errors import ConfigError, StageError
+from vlmpipe.export.card import base_name, flat_facts
+from vlmpipe.export.merged_model import judge_merge
+from vlmpipe.export.trial import QuantRow, recommended, why_excluded
+from vlmpipe.models.base import read_base, resolve_base
+from vlmpipe.pipeline import Outcome, StageContext
+from vlmpipe.pipeline.events import SilentReporter
+from vlmpipe.pipeline.manifest import Manifest
+from vlmpipe.stages.s4_merge import MERGE
+from vlmpipe.stages.s5_convert import CONVERT
+
+FAMILY = "qwen2_5_vl"
+NO_SERVER = "http://127.0.0.1:9"
+
+
+def config_of(**convert: Any) -> Config:
+    return parse_config(
+        {
+            "run": {"name": "Demo"},
+            "model": {"id": f"embedded:random-{FAMILY}"},
+            "data": {"synthetic": {"n": 4, "difficulty": [0.0, 0.1]}},
+            "merge": {"probes": 1},
+            "convert": {"quants": ["q8_0"], "ollama_url": NO_SERVER, **convert},
+        }
+    )
+
+
+def context_of(config: Config, root: Path, name: str, upstream: dict[str, Path]) -> StageContext:
+    folder = root / name / "v001.partial"
+    folder.mkdir(parents=True)
+    return StageContext(
+        config=config,
+        folder=folder,
+        upstream=upstream,
+        run_folder=root,
+        log_path=root / f"{name}.log",
+        log=logging.getLogger("vlmpipe"),
+        reporter=SilentReporter(),
+    )
+
+
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What setup, train and validate would have published."""
+    root, config = tmp_path_factory.mktemp("upstream"), config_of()
+    folders = {name: root / name for name in ("setup", "train", "validate")}
+    for folder in folders.values():
+        folder.mkdir()
+    base = resolve_base(config.model, folders["setup"])
+    prepare_data(config, folders["setup"] / "data", SilentReporter())
+    models.random_adapter(base.folder, FAMILY, folders["train"] / "adapter")
+    contract = models.contract_of(FAMILY)
+    contract.model_copy(update={"context_length": 2048}).write(folders["train"])
+    metrics = {"heldout/teds/tuned": 0.25, "speed/tokens_per_second/tuned": 9.0}
+    manifest = Manifest(
+        stage="validate",
+        number=3,
+        fingerprint="f",
+        fingerprint_parts={},
+        settings={},
+        inputs={},
+        outputs={},
+        metrics=metrics,
+    )
+    manifest.write(folders["validate"])
+    return folders
+
+
+@pytest.fixture(scope="module")
+def merge(
+    upstream: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Outcome]:
+    context = context_of(config_of(), tmp_path_factory.mktemp("run"), "4_merge", upstream)
+    return context.folder, MERGE.run(context)
+
+
+@pytest.fixture(scope="module")
+def convert(
+    upstream: dict[str, Path],
+    merge: tuple[Path, Outcome],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., tuple[Path, Outcome]]:
+    def run(**settings: Any) -> tuple[Path, Outcome]:
+        root = tmp_path_factory.mktemp("run")
+        folders = {"setup": upstream["setup"], "merge": merge[0]}
+        context = context_of(config_of(**settings), root, "5_convert", folders)
+        return context.folder, CONVERT.run(context)
+
+    return run
+
+
+@pytest.mark.slow
+def test_merge_hands_on_a_model_a_contract_and_its_proof(
+    upstream: dict[str, Path], merge: tuple[Path, Outcome]
+) -> None:
+    folder, outcome = merge
+    info = json.loads((folder / "merge_info.json").read_text())
+    card = (folder / "model" / "README.md").read_text()
+    base = read_base(upstream["setup"])
+    assert outcome.verdict is not None
+    assert outcome.verdict.passed
+    assert info["changed"] == info["adapted"] == 14
+    assert (info["rank"], info["scale"], info["dtype"]) == (models.RANK, 2.0, "bfloat16")
+    assert info["digests"]["base"] == base.digest
+    assert abs(info["loss_drift"]) < 0.05
+    assert read_contract(folder) == read_contract(upstream["train"])
+    assert "| heldout/teds/tuned | 0.25 |" in card
+    assert "speed/" not in card
+    assert base.digest in card
+    assert "| train.samples | 3 |" in card
+
+
+@pytest.mark.slow
+def test_convert_hands_on_tried_files(convert: Callable[..., tuple[Path, Outcome]]) -> None:
+    folder, outcome = convert()
+    artifacts = json.loads((folder / "artifacts.json").read_text())
+    table = json.loads((folder / "quant_table.json").read_text())
+    modelfile = (folder / "Modelfile").read_text()
+    assert artifacts["quants"] == {
+        "f16": "Demo-finetune-f16.gguf",
+        "q8_0": "Demo-finetune-q8_0.gguf",
+    }
+    assert artifacts["mmproj"] == "Demo-finetune-mmproj-f16.gguf"
+    assert (artifacts["recommended"], artifacts["excluded"]) == ("q8_0", {})
+    assert all((folder / "gguf" / name).is_file() for name in artifacts["quants"].values())
+    assert [abs(row["drift"]) < 0.1 for row in table["rows"]] == [True, True]
+    assert "FROM ./gguf/Demo-finetune-q8_0.gguf\nFROM ./gguf/Demo-finetune-mmproj" in modelfile
+    assert outcome.verdict is not None
+    assert outcome.verdict.passed
+    assert any(
+        "no Ollama server answered" in line and "5_convert/latest/Modelfile" in line
+        for line in outcome.summary
+    )
+
+
+@pytest.mark.slow
+def test_files_beyond_the_limit_are_excluded_and_f16_fails_the_verdict(
+    convert: Callable[..., tuple[Path, Outcome]],
+) -> None:
+    folder, outcome = convert(max_loss_drift=0.0)
+    artifacts = json.loads((folder / "artifacts.json").read_text())
+    assert set(artifacts["excluded"]) == {"f16", "q8_0"}
+    assert artifacts["recommended"] == "f16"
+    assert outcome.verdict is not None
+    assert not outcome.verdict.passed
+    assert "max_loss_drift" in outcome.verdict.reasons[0]
+
+
+@pytest.mark.slow
+def test_unknown_type_is_refused_before_anything_is_written(
+    upstream: dict[str, Path], merge: tuple[Path, Outcome], tmp_path: Path
+) -> None:
+    folders = {"setup": upstream["setup"], "merge": merge[0]}
+    context = context_of(config_of(quants=["q9_k"]), tmp_path, "5_convert", folders)
+    with pytest.raises(ConfigError, match="q9_k"):
+        CONVERT.run(context)
+    assert list(context.folder.iterdir()) == []
+
+
+def test_training_that_handed_on_nothing_is_refused(
+    upstream: dict[str, Path], tmp_path: Path
+) -> None:
+    empty = tmp_path / "train"
+    empty.mkdir()
+    read_contract(upstream["train"]).write(empty)
+    context = context_of(config_of(), tmp_path, "4_merge", {**upstream, "train": empty})
+    with pytest.raises(StageError, match="neither an adapter nor a trained model"):
+        MERGE.run(context)
+
+
+def test_drift_of_the_merge_is_judged_both_ways() -> None:
+    assert judge_merge({"loss_drift": -0.05}, 0.05).passed
+    assert not judge_merge({"loss_drift": -0.051}, 0.05).passed
+    assert not judge_merge({"loss_drift": float("nan")}, 0.05).passed
+
+
+def test_smallest_file_that_is_not_excluded_is_recommended() -> None:
+    def row(quant: str, size: int, drift: float) -> QuantRow:
+        reason = why_excluded(drift, 0.5)
+        return QuantRow(quant, f"{quant}.gguf", size, {}, 1.0, 1.0, 2.0, drift, 0, reason)
+
+    rows = [row("f16", 900, 0.0), row("q2_k", 100, 0.9), row("q4_k_m", 300, -0.1)]
+    assert recommended(rows) == "q4_k_m"
+    assert recommended([row("f16", 900, float("nan")), row("q8_0", 100, 0.6)]) == "f16"
+
+
+def test_card_shows_no_path_of_this_machine(upstream: dict[str, Path]) -> None:
+    base = read_base(upstream["setup"])
+    local = type(base)(base.folder, base.family, str(base.folder), "r", "d", 1)
+    assert base_name(base) == f"embedded:random-{FAMILY}"
+    assert base_name(local) == "model"
+    assert flat_facts({"a": {"b": 1}, "c": [1], "d": "x|y\nz"}) == {"a.b": "1", "d": "x\\|y z"}
+
+
+def test_ollama_settings_do_not_make_convert_stale() -> None:
+    assert {"convert.ollama_url", "convert.ollama_name"} <= set(CONVERT.ignores)
+    assert CONVERT.tools()["llama-cpp-python"]

@@ -1,0 +1,136 @@
+"""Real trainings of tiny models: every family, resuming, the loss."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from model_folders import RANDOM_MODELS, contract_of, encoder_of, model_folder, table_sample
+from safetensors.torch import load_file
+from training_runs import run_training, tiny_config
+
+from vlmpipe.encoding.contract import read_contract
+from vlmpipe.encoding.encoder import Encoder
+from vlmpipe.errors import StageError
+from vlmpipe.models.families import FAMILIES, family_of
+from vlmpipe.models.loading import load_model, load_tokenizer
+from vlmpipe.pipeline.events import SilentReporter
+from vlmpipe.training.callbacks import PhaseMetrics, read_rows
+from vlmpipe.training.collator import SampleCollator, pad_batch
+from vlmpipe.training.curriculum import Phase
+
+
+def steps_of(folder: Path) -> list[dict[str, Any]]:
+    return [row for row in read_rows(folder / "metrics.jsonl") if "loss" in row]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RANDOM_MODELS)
+def test_qlora_trains_each_family_and_hands_on_what_the_next_stages_read(
+    name: str, tmp_path: Path
+) -> None:
+    outcome = run_training(name, tmp_path / "v001", tiny_config(method="qlora", max_steps=4))
+    folder = tmp_path / "v001"
+    assert [row["step"] for row in steps_of(folder)] == [1, 2, 3, 4]
+    assert all(math.isfinite(row["loss"]) for row in steps_of(folder))
+    assert read_contract(folder).family == family_of(model_folder(name)).name
+    weights = load_file(str(folder / "adapter" / "adapter_model.safetensors"))
+    changed = [key for key, value in weights.items() if "lora_B" in key and value.any()]
+    assert len(changed) == sum("lora_B" in key for key in weights)
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step-1", "step-3"]
+    assert json.loads((folder / "audit.json").read_text())["census"]["quantized_linears"] > 0
+    assert list((folder / "tensorboard").rglob("events.out.*"))
+    assert outcome.metrics["train/steps"] == 4
+
+
+class InterruptAt(SilentReporter):
+    """Stops a training as a kill would: between two steps, with nothing saved since."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def progress(self, label: str, done: float, total: float | None, **fields: str) -> None:
+        if done == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed_at", [2, 4])
+def test_an_interrupted_training_goes_on_to_the_same_losses_and_weights(
+    killed_at: int, tmp_path: Path
+) -> None:
+    """Killed at the first phase's end, and in the second phase after its checkpoint."""
+    name, config = "random-qwen2_5_vl", tiny_config(method="lora")
+    run_training(name, tmp_path / "whole", config)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(name, tmp_path / "cut", config, reporter=InterruptAt(killed_at))
+    run_training(name, tmp_path / "cut", config)
+    whole, cut = steps_of(tmp_path / "whole"), steps_of(tmp_path / "cut")
+    assert [row["step"] for row in cut] == [1, 2, 3, 4]
+    assert [row["loss"] for row in cut] == [row["loss"] for row in whole]
+    expected = load_file(str(tmp_path / "whole/adapter/adapter_model.safetensors"))
+    found = load_file(str(tmp_path / "cut/adapter/adapter_model.safetensors"))
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+@pytest.mark.slow
+def test_the_same_settings_give_the_same_adapter(tmp_path: Path) -> None:
+    """What lets an identical retrain force no merge."""
+    config = tiny_config(method="qlora")
+    for run in ("a", "b"):
+        run_training("random-qwen3", tmp_path / run, config)
+    a, b = (tmp_path / run / "adapter/adapter_model.safetensors" for run in ("a", "b"))
+    assert a.read_bytes() == b.read_bytes()
+
+
+@pytest.mark.slow
+def test_the_logged_loss_is_a_mean_over_tokens_not_over_samples(tmp_path: Path) -> None:
+    """One step over two answers of different length, held against cross entropy by hand."""
+    name = "random-qwen3"
+    short, long = table_sample(1, vision=False), table_sample(2, vision=False)
+    long = type(long)(
+        id="long",
+        messages=(long.messages[0], type(long.messages[1])("assistant", ("a b c " * 20,))),
+        task="table",
+    )
+    config = tiny_config(method="lora", curriculum=[], max_steps=1, checkpoint_steps=[])
+    run_training(name, tmp_path / "v001", config, samples=[short, long])
+    folder = model_folder(name)
+    encoder = Encoder(load_tokenizer(folder), contract_of(family_of(folder)))
+    model, total, count = load_model(folder), 0.0, 0
+    for sample in (short, long):
+        batch = pad_batch([encoder.encode_sample(sample.messages)], 0)
+        labels = batch.pop("labels")[0, 1:]
+        with torch.inference_mode():
+            logits = model(**batch).logits[0, :-1]
+        total += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+        count += int((labels != -100).sum())
+    assert steps_of(tmp_path / "v001")[0]["loss"] == pytest.approx(total / count, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_full_training_writes_a_model_that_loads(tmp_path: Path) -> None:
+    config = tiny_config(method="full", learning_rate=1e-4)
+    run_training("random-qwen2_5_vl", tmp_path / "v001", config)
+    base = load_model(model_folder("random-qwen2_5_vl"))
+    tuned = load_model(tmp_path / "v001" / "model")
+    pairs = zip(base.named_parameters(), tuned.named_parameters(), strict=True)
+    changed = {name for (name, a), (_, b) in pairs if not torch.equal(a, b)}
+    assert changed
+    assert not any("visual" in name for name in changed)
+
+
+def test_a_loss_that_is_no_number_stops_the_training_with_the_step(tmp_path: Path) -> None:
+    grid = contract_of(FAMILIES["qwen3"]).grid
+    phase = Phase(1, "large", grid, (0,), steps=5, first_step=10, learning_rate=1e-3)
+    collator = SampleCollator([], encoder_of("random-qwen3"), "assistant", [grid])
+    watch = PhaseMetrics(phase, 15, tmp_path / "metrics.jsonl", collator, SilentReporter())
+    state = SimpleNamespace(global_step=2)
+    watch.on_log(None, state, None, {"loss": 1.5})
+    with pytest.raises(StageError, match=r"the loss became nan at step 12 \(phase large\)"):
+        watch.on_log(None, state, None, {"loss": float("nan")})

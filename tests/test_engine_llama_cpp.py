@@ -168,7 +168,7 @@ def test_a_conversation_beyond_the_context_is_refused_with_both_counts(
 @pytest.mark.slow
 def test_an_answer_ends_where_the_context_does(conversions: Conversions) -> None:
     with closing(open_engine(conversions.of("random-qwen3"), n_ctx=256)) as engine:
-        prompt = [Message("user", ("12 " * 100,))]
+        prompt = [Message("user", ("12 " * 50,))]
         tokens = len(engine.prompt_ids(prompt))
         answer = engine.complete(prompt, max_new_tokens=1000)
         assert answer.finish_reason == "stop" or answer.completion_tokens == 256 - tokens

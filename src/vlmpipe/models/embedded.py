@@ -14,6 +14,7 @@ from typing import Any
 
 from vlmpipe.errors import ConfigError
 from vlmpipe.models.families import FAMILIES, Family
+from vlmpipe.models.quiet import quiet_transformers
 from vlmpipe.models.tokenizer import token_id, vocabulary_size, write_tokenizer
 
 PREFIX = "embedded:"
@@ -114,7 +115,8 @@ def build_embedded(name: str, folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = _BUILDERS[recipe.family](recipe)
-    model.to(torch.bfloat16).save_pretrained(folder, max_shard_size="2GB")
+    with quiet_transformers():
+        model.to(torch.bfloat16).save_pretrained(folder, max_shard_size="2GB")
     write_tokenizer(folder, family.chat_template)
     _write_json(folder / "generation_config.json", _generation_config())
     if family.has_vision:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-from contextlib import contextmanager
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vlmpipe.config.train import QuantizationSection
 from vlmpipe.errors import ArtifactError, StageError
 from vlmpipe.models.families import Family, family_of
+from vlmpipe.models.quiet import quiet_transformers
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -21,7 +19,7 @@ def load_tokenizer(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
-    with _quiet():
+    with quiet_transformers():
         try:
             return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         except Exception as exc:
@@ -60,7 +58,7 @@ def load_model(
     }
     if quantization is not None:
         options["quantization_config"] = quantization_config(family, quantization)
-    with _quiet():
+    with quiet_transformers():
         try:
             model, info = _auto_class(family).from_pretrained(str(folder), **options)
         except SafetensorError as exc:
@@ -143,13 +141,3 @@ def _keep_4bit_layout(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars of transformers: progress is the reporter's."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("transformers").setLevel(logging.WARNING)
-    yield

@@ -15,6 +15,7 @@ from vlmpipe.encoding.conversation import Sample
 from vlmpipe.encoding.encoder import Encoder
 from vlmpipe.models.base import BaseModelFolder
 from vlmpipe.models.loading import load_model, load_tokenizer, resolve_dtype
+from vlmpipe.models.quiet import quiet_transformers
 from vlmpipe.pipeline import Outcome, StageContext, Verdict
 from vlmpipe.pipeline.files import write_json
 from vlmpipe.training.adapter import make_trainable
@@ -120,7 +121,8 @@ def _hand_on(
 
     contract.write(folder)
     if config.train.method == "full":
-        model.to(torch.bfloat16).save_pretrained(folder / "model")
+        with quiet_transformers():
+            model.to(torch.bfloat16).save_pretrained(folder / "model")
         encoder.tokenizer.save_pretrained(folder / "model")
     else:
         model.save_pretrained(folder / "adapter")
@@ -139,7 +141,8 @@ def _announce(
         f" {census.trained_parameters:,} of {census.total_parameters:,} parameters ({share:.1%})"
     )
     for phase in phases:
-        box = f" in {phase.grid.max_size[0]}x{phase.grid.max_size[1]}" if phase.grid.max_size else ""
+        size = phase.grid.max_size if base.family.has_vision else None
+        box = f" in {size[0]}x{size[1]}" if size else ""
         widened = ", widened to the nearest difficulty" if phase.widened else ""
         context.reporter.note(
             f"phase {phase.name}: {len(phase.indices)} samples{box}, {phase.steps} steps,"

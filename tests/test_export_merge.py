@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +93,7 @@ def test_merged_model_answers_as_pefts_own_merge(
     assert not torch.allclose(logits_of(merged), logits_of(load_model(base)), atol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", models.FAMILY_NAMES)
 def test_merged_folder_keeps_the_layout_of_the_base(
     family: str, bases: Callable[[str], Path], tmp_path: Path
@@ -330,6 +334,26 @@ def test_model_folder_states_the_contract(bases: Callable[[str], Path], tmp_path
         "Qwen2_5_VLForConditionalGeneration"
     ]
     assert len(generation["eos_token_id"]) == len(set(generation["eos_token_id"])) == 2
+
+
+def test_full_disk_is_told_by_its_own_error(
+    bases: Callable[[str], Path], text_adapter: Path, small_disk: Path
+) -> None:
+    with pytest.raises(OSError, match="No space left") as caught:
+        fold(bases("qwen3"), text_adapter, "qwen3", small_disk / "merged")
+    assert caught.value.errno == errno.ENOSPC
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("no small file system can be mounted here (needs root)")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
 
 
 def copied(adapter: Path, tmp_path: Path) -> Path:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from vlmpipe.system.process import run_program
 
 LARGEST_F16 = 65504.0
 FOLDER = "gguf"
+FULL_BELOW_BYTES = 1 << 20
+"""With less than this free after a failure, the disk was the cause: llama.cpp does not say so."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +84,10 @@ class Converter:
             "pre_tokenizer": pre_tokenizer(self._model, self._family),
             "name": f"{self._names.run_name} finetune",
         }
-        run_program(
-            [sys.executable, _child("child_convert.py"), json.dumps(order)],
+        self._run(
+            [_child("child_convert.py"), json.dumps(order)],
             what=f"converting {self._model} to {path.name}",
-            log=self._log,
-            env={"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"},
-            remedies=(
-                "convert with another llama.cpp checkout: convert.llama_cpp_dir=DIR",
-                "is the disk full? `df -h`",
-            ),
+            remedy="convert with another llama.cpp checkout: convert.llama_cpp_dir=DIR",
         )
         return GgufFile(path, check_header(path, self._family, self._sources, mmproj=mmproj))
 
@@ -99,19 +98,33 @@ class Converter:
             ToolError: when the quantiser fails, with its last lines and its log.
         """
         path = self._names.text(quant)
-        run_program(
-            [
-                *(sys.executable, _child("child_quantise.py")),
-                *(source.path, path, str(ftype), str(threads)),
-            ],
+        self._run(
+            [_child("child_quantise.py"), source.path, path, str(ftype), str(threads)],
             what=f"quantising {source.path.name} to {quant}",
-            log=self._log,
-            remedies=(
-                f"leave {quant} out: convert.quants=[...] (types of 2 bits and less need an"
-                " importance matrix)",
-            ),
+            remedy=f"leave {quant} out: convert.quants=[...] (types of 2 bits and less need an"
+            " importance matrix)",
         )
         return GgufFile(path, check_header(path, self._family, self._sources, mmproj=False))
+
+    def _run(self, argv: Sequence[str | Path], *, what: str, remedy: str) -> None:
+        """Run a child; a full disk is told apart from a fault of the tool.
+
+        Raises:
+            ToolError: with the last lines and the log.
+            OSError: ENOSPC when the disk is full.
+        """
+        try:
+            run_program(
+                [sys.executable, *argv],
+                what=what,
+                log=self._log,
+                env={"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"},
+                remedies=(remedy,),
+            )
+        except ToolError as exc:
+            if shutil.disk_usage(self._names.folder).free < FULL_BELOW_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), what) from exc
+            raise
 
 
 def largest_weight(model: Path) -> float:

@@ -61,14 +61,7 @@ def merge_adapter(
             it targets; when shapes differ; when a result is not finite; when the number of changed
             tensors is not the number of adapted modules.
     """
-    modules = {parameter_name(family, key).removesuffix(".weight") for key in base.keys}
-    missing = missing_modules(adapter, modules)
-    if missing:
-        raise StageError(
-            f"the adapter lacks {len(missing)} of the modules that it targets",
-            RETRAIN,
-            problems=missing[:5],
-        )
+    _refuse_missing(adapter, family, base)
     weights = {f"{module}.weight": factors for module, factors in adapter.factors.items()}
     placed: dict[str, Factors] = _placed(weights, family, base)
     replaced: dict[str, Any] = _placed(adapter.replaced, family, base)
@@ -79,14 +72,7 @@ def merge_adapter(
         return replaced.get(key)
 
     changed, dtypes, name = _rewrite(base, change, target, dtype, shard_bytes)
-    untouched = sorted(set(placed) - changed)
-    if untouched:
-        raise StageError(
-            f"{len(placed) - len(untouched)} tensors changed for {len(placed)} adapted modules:"
-            " the update of the others vanished in rounding, or is zero",
-            "train longer or with larger steps: train.max_steps=N, train.learning_rate=X",
-            problems=untouched[:5],
-        )
+    _refuse_untouched(set(placed), changed)
     return MergeReport(
         tensors=len(base.keys),
         adapted=len(placed),
@@ -138,6 +124,28 @@ def merged_dtype(setting: str, base: str) -> str:
     if setting in ("float16", "bfloat16"):
         return setting
     return base if base in ("float16", "bfloat16") else "bfloat16"
+
+
+def _refuse_missing(adapter: Adapter, family: Family, base: Checkpoint) -> None:
+    modules = {parameter_name(family, key).removesuffix(".weight") for key in base.keys}
+    missing = missing_modules(adapter, modules)
+    if missing:
+        raise StageError(
+            f"the adapter lacks {len(missing)} of the modules that it targets",
+            RETRAIN,
+            problems=missing[:5],
+        )
+
+
+def _refuse_untouched(adapted: set[str], changed: set[str]) -> None:
+    untouched = sorted(adapted - changed)
+    if untouched:
+        raise StageError(
+            f"{len(adapted) - len(untouched)} tensors changed for {len(adapted)} adapted modules:"
+            " the update of the others vanished in rounding, or is zero",
+            "train longer or with larger steps: train.max_steps=N, train.learning_rate=X",
+            problems=untouched[:5],
+        )
 
 
 def _placed(named: Mapping[str, Any], family: Family, base: Checkpoint) -> dict[str, Any]:

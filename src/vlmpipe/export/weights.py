@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,7 +87,11 @@ class ShardWriter:
         self._total = 0
 
     def add(self, key: str, tensor: Any) -> None:
-        """Take a tensor; what no longer fits beside it is written first."""
+        """Take a tensor; what no longer fits beside it is written first.
+
+        Raises:
+            OSError: ENOSPC when the disk is full.
+        """
         size = _size(tensor)
         if self._pending and self._pending_bytes + size > self._limit:
             self._flush()
@@ -116,12 +122,19 @@ class ShardWriter:
         return f"model-{number:05d}-of-{count:05d}.safetensors"
 
     def _flush(self) -> None:
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         if not self._pending:
             return
         path = self._folder / f"part-{len(self._shards)}.safetensors"
-        save_file(self._pending, path, metadata={"format": "pt"})
+        try:
+            save_file(self._pending, path, metadata={"format": "pt"})
+        except SafetensorError as exc:
+            code = re.search(r"os error (\d+)", str(exc))
+            if code is None:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from exc
         self._shards.append((path, tuple(self._pending)))
         self._pending, self._pending_bytes = {}, 0
 

@@ -204,9 +204,9 @@ def publish_whole_run(run: Path) -> Path:
     return publish(
         run,
         "deploy",
-        metrics={"load/p50_seconds": 1.31, "load/tokens_per_second": 96.2},
+        files={"deploy.json": json.dumps(DEPLOYED)},
+        metrics={"deploy/latency_p50_s": 1.31, "deploy/tokens_per_second": 96.2},
         passed=True,
-        settings={"deploy.host": "127.0.0.1", "deploy.port": 8000},
         facts={"libraries": {"torch": "2.13.0", "peft": "0.21.2"}, "device": {"cpu_count": 2}},
         git_commit="abc1bfe",
     )
@@ -255,6 +255,12 @@ AUDIT = {
             "widened": False,
         },
     ],
+}
+DEPLOYED = {
+    "smoke_tests": [
+        {"name": "GET /health", "passed": True, "detail": "ok"},
+        {"name": "POST /chat", "passed": True, "detail": "12 tokens"},
+    ]
 }
 CONVERTED: dict[str, Any] = {
     "quant_table.json": {

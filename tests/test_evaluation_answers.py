@@ -10,7 +10,6 @@ from evaluation_fakes import ColourEngine, colour_sample, text_sample
 from vlmpipe.encoding.conversation import Message
 from vlmpipe.evaluation.answers import (
     answer_sample,
-    mean_by_metric,
     prompt_text,
     token_mean,
     tokens_per_second,
@@ -66,11 +65,6 @@ def test_speed_counts_tokens_after_the_first_only():
 
 def test_one_token_answers_have_no_generation_speed():
     assert tokens_per_second([ask(ColourEngine("fake", {"": "r"}))]) == 0.0
-
-
-def test_mean_of_mixed_tasks_takes_each_metric_where_it_was_measured():
-    rows = [{"cer": 0.2, "teds": 0.5}, {"cer": 0.4}]
-    assert mean_by_metric(rows) == {"cer": pytest.approx(0.3), "teds": 0.5}
 
 
 def test_token_mean_weighs_long_answers_more():

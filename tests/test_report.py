@@ -183,7 +183,7 @@ def test_long_answers_are_cut_and_say_so(run):
 
 
 def test_serve_command_keeps_configuration_and_settings_only():
-    argv = ["/x/vlmpipe", "run-all", "-c", "a.yaml", "--force", "train", "run.name=n", "--json"]
+    argv = ["/x/vlmpipe", "run-all", "-c", "a.yaml", "--use", "train=v002", "run.name=n", "--json"]
     assert serve_argv(argv) == ["vlmpipe", "serve", "-c", "a.yaml", "run.name=n"]
 
 

@@ -80,12 +80,6 @@ def answer_samples(
         )
 
 
-def mean_by_metric(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean of each metric over the rows that carry it: tasks may be mixed."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: _mean([row[name] for row in rows if name in row]) for name in names}
-
-
 def token_mean(losses: Sequence[tuple[float, int]]) -> float:
     """Mean over all tokens of (mean loss, tokens) pairs, nats a token."""
     tokens = sum(count for _, count in losses)

@@ -12,7 +12,6 @@ from vlmpipe.engines.base import Engine
 from vlmpipe.evaluation.answers import (
     Answer,
     answer_samples,
-    mean_by_metric,
     seconds_per_answer,
     token_mean,
     tokens_per_second,
@@ -23,7 +22,7 @@ from vlmpipe.evaluation.reliance import (
     probes_of,
     why_not_measurable,
 )
-from vlmpipe.tasks.base import Task
+from vlmpipe.tasks.base import Task, mean_metrics
 
 BASE, TUNED = "base", "tuned"
 TRAIN: Final = "train"
@@ -164,7 +163,7 @@ def _metrics(
 
 
 def _split_metrics(answers: Sequence[Answer], split: str, model: str) -> dict[str, float]:
-    means = mean_by_metric([answer.metrics for answer in answers])
+    means = mean_metrics([answer.metrics for answer in answers])
     means["loss"] = token_mean([(answer.loss, answer.reference_tokens) for answer in answers])
     means["cut"] = sum(answer.cut for answer in answers) / len(answers)
     return {f"{split}/{name}/{model}": value for name, value in means.items()}

@@ -16,11 +16,11 @@ from PIL import Image
 
 from vlmpipe.encoding.conversation import Message, Part, Sample
 from vlmpipe.engines.base import Engine
-from vlmpipe.evaluation.answers import Answer, mean_by_metric, token_mean
-from vlmpipe.tasks.base import Task
+from vlmpipe.evaluation.answers import Answer, token_mean
+from vlmpipe.tasks.base import Task, mean_metrics
 
 CONDITIONS = ("true", "blank", "swapped")
-ANSWERED_SAMPLES = 8
+ANSWERED_SAMPLES = 4
 """Answers are asked of this many samples at most, under each condition: generating takes a hundred
 times as long as scoring."""
 
@@ -148,7 +148,7 @@ def measure_reliance(
             )
             on_step()
         losses[condition] = token_mean([(each.loss, each.tokens) for each in readings])
-        means = mean_by_metric([each.metrics for each in readings])
+        means = mean_metrics([each.metrics for each in readings])
         if primary_metric in means:
             values[condition] = means[primary_metric]
     return Reliance(losses, values)

@@ -140,6 +140,7 @@ def _service(stages: Stages) -> dict[str, Any] | None:
         return None
     return {
         "figures": _figures(deploy, "deploy/"),
+        "smoke_tests": _json_object(stages, "deploy", "deploy.json").get("smoke_tests", []),
         "commands": serving_commands(deploy),
     }
 

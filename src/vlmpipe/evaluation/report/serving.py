@@ -7,19 +7,21 @@ from collections.abc import Sequence
 
 from vlmpipe.evaluation.report.stages import PublishedStage
 
-DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
+HOST, PORT = "127.0.0.1", "8000"
+"""Where `vlmpipe serve` listens unless told otherwise."""
 
 
 def serving_commands(deploy: PublishedStage) -> list[tuple[str, str]]:
     """(what it does, command line) pairs."""
-    settings = deploy.manifest.settings
-    host = settings.get("deploy.host", DEFAULT_HOST)
-    port = settings.get("deploy.port", DEFAULT_PORT)
-    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+    argv = serve_argv(deploy.manifest.argv)
+    address = f"http://{HOST}:{_word(argv, 'deploy.port') or PORT}"
+    service = deploy.read_json("bundle/service.json")
+    vision = not isinstance(service, dict) or service.get("has_vision", True)
+    ask = _ask_about_image(address) if vision else _ask(address)
     return [
-        ("start it", shlex.join(serve_argv(deploy.manifest.argv))),
+        ("start it", shlex.join(argv)),
         ("is it ready?", f"curl {address}/health"),
-        ("ask about an image", _chat(address)),
+        ("ask about an image" if vision else "ask", ask),
     ]
 
 
@@ -31,14 +33,26 @@ def serve_argv(argv: Sequence[str]) -> list[str]:
         word = words.pop(0)
         if word in ("-c", "--config") and words:
             kept += ["-c", words.pop(0)]
+        elif word == "--use" and words:
+            words.pop(0)
         elif "=" in word and not word.startswith("-"):
             kept.append(word)
     return ["vlmpipe", "serve", *kept]
 
 
-def _chat(address: str) -> str:
+def _word(argv: Sequence[str], key: str) -> str | None:
+    values = [word.removeprefix(f"{key}=") for word in argv if word.startswith(f"{key}=")]
+    return shlex.quote(values[-1]) if values else None
+
+
+def _ask(address: str) -> str:
+    body = '{"message": "What is a branch in git?"}'
+    return f"curl {address}/chat -H 'Content-Type: application/json' -d '{body}'"
+
+
+def _ask_about_image(address: str) -> str:
     return (
-        f"curl {address}/chat -H 'Content-Type: application/json' \\\n"
-        '  -d "{\\"message\\": \\"What does this show?\\",'
-        ' \\"images\\": [\\"data:image/png;base64,$(base64 -w0 page.png)\\"]}"'
+        'printf \'{"message": "What does this show?", "images": ["%s"]}\''
+        ' "$(base64 -w0 page.png)" \\\n'
+        f"  | curl {address}/chat -H 'Content-Type: application/json' -d @-"
     )

@@ -1,0 +1,232 @@
+"""Stage 3: what it asks, what it writes, and a real base with a real adapter."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from evaluation_fakes import ColourEngine, colour_sample
+from model_folders import contract_of, encoder_of, model_folder, table_sample
+from vlmpipe.config import parse_config
+from vlmpipe.engines.hf import HfEngine
+from vlmpipe.errors import ArtifactError
+from vlmpipe.evaluation.memory import peak_memory_mib, reset_peak_memory
+from vlmpipe.evaluation.report import write_report
+from vlmpipe.evaluation.subjects import open_subjects
+from vlmpipe.models.base import BaseModelFolder
+from vlmpipe.models.families import family_of
+from vlmpipe.pipeline import StageContext
+from vlmpipe.pipeline.events import SilentReporter
+from vlmpipe.stages.s3_validate import VALIDATE, asked_samples, validate
+
+SEEN = {"#ff0000": "red", "#00ff00": "green"}
+HELD = {"#0000ff": "blue", "#000000": "black"}
+
+
+def context_of(folder: Path, **rules) -> StageContext:
+    folder.mkdir(parents=True, exist_ok=True)
+    return StageContext(
+        config=parse_config({"validate": rules}),
+        folder=folder,
+        upstream={},
+        run_folder=folder.parent,
+        log_path=folder / "log",
+        log=logging.getLogger("test"),
+        reporter=SilentReporter(),
+    )
+
+
+def outcome_of(folder: Path, tuned: dict[str, str], heldout=HELD, **rules):
+    engines = {"base": ColourEngine("base", {"": "?"}), "tuned": ColourEngine("tuned", tuned)}
+    splits = {
+        "train": [colour_sample(name, colour, name) for colour, name in SEEN.items()],
+        "heldout": [colour_sample(name, colour, name) for colour, name in heldout.items()],
+    }
+    return validate(context_of(folder, **rules), engines, splits)
+
+
+def test_metrics_are_named_and_finite(tmp_path):
+    metrics = outcome_of(tmp_path, {**SEEN, **HELD}).metrics
+    for name in (
+        "heldout/exact_match/base",
+        "train/agreement/tuned",
+        "heldout/cer/tuned",
+        "reliance/image_gain/tuned",
+        "speed/tokens_per_second/tuned",
+        "speed/seconds_per_answer/tuned",
+        "memory/peak_mib",
+    ):
+        assert name in metrics
+    assert metrics["heldout/exact_match/tuned"] == 1.0
+    assert metrics["memory/peak_mib"] > 1
+
+
+def test_every_answer_is_written_with_its_reference(tmp_path):
+    outcome_of(tmp_path, {**SEEN, **HELD})
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * 4
+    tuned = [row for row in rows if row["model"] == "tuned"]
+    assert [row["prediction"] for row in tuned] == [row["reference"] for row in tuned]
+
+
+def test_pictures_for_the_report_are_small_and_named(tmp_path):
+    from vlmpipe.evaluation.results import PICTURE_SIDE
+
+    wide = colour_sample("wide", "#123456", "x")
+    turn = wide.messages[0]
+    large = Image.new("RGB", (3000, 40), "blue")
+    sample = wide.__class__("wide", (turn.__class__("user", (large, "?")), wide.messages[1]), "qa")
+    engines = {"base": ColourEngine("base", {}), "tuned": ColourEngine("tuned", {})}
+    validate(context_of(tmp_path), engines, {"train": [sample], "heldout": []})
+    results = json.loads((tmp_path / "results.json").read_text())
+    (name,) = results["gallery"][0]["pictures"]
+    with Image.open(tmp_path / name) as image:
+        assert max(image.size) == PICTURE_SIDE
+    assert large.size == (3000, 40)
+
+
+def test_verdict_carries_every_reason(tmp_path):
+    verdict = outcome_of(tmp_path, {"": "red"}, min_image_gain=0.1).verdict
+    assert not verdict.passed
+    assert len(verdict.reasons) == 2
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["reasons"] == list(verdict.reasons)
+
+
+def test_empty_heldout_split_is_told_and_passes(tmp_path):
+    outcome = outcome_of(tmp_path, {**SEEN}, heldout={})
+    assert outcome.verdict.passed
+    assert not any(name.startswith("heldout/") for name in outcome.metrics)
+    assert any("no sample was held out" in line for line in outcome.summary)
+
+
+def test_what_it_writes_is_what_the_report_reads(tmp_path):
+    from report_fakes import publish
+
+    outcome = outcome_of(tmp_path / "work", {**SEEN, **HELD})
+    files = {
+        str(path.relative_to(tmp_path / "work")): path.read_bytes()
+        for path in (tmp_path / "work").rglob("*")
+        if path.is_file()
+    }
+    publish(tmp_path / "run", "validate", files=files, metrics=dict(outcome.metrics), passed=True)
+    page = write_report(tmp_path / "run").read_text()
+    assert page.count("<img ") == 4
+    assert "as the reference" in page
+
+
+def test_gates_and_thresholds_alone_do_not_change_what_is_consumed():
+    assert VALIDATE.consumes["train"] == ("adapter/*", "model/*", "preprocess_contract.json")
+    assert "validate" in VALIDATE.reads
+
+
+def test_the_first_training_samples_are_the_probes(tmp_path):
+    from vlmpipe.data.prepare import prepare_data
+
+    tree = {
+        "data": {"task": "qa", "synthetic": {"n": 12}, "heldout_fraction": 0.25},
+        "validate": {"train_probes": 4, "heldout_samples": 2},
+    }
+    config = parse_config(tree)
+    prepare_data(config, tmp_path / "data", reporter=SilentReporter())
+    splits = asked_samples(config, tmp_path / "data")
+    assert {name: len(samples) for name, samples in splits.items()} == {"train": 4, "heldout": 2}
+
+
+def test_peak_memory_is_measured_from_the_reset_on():
+    import numpy as np
+
+    block = np.ones(64 << 20, dtype=np.uint8)
+    with_block = peak_memory_mib()
+    del block
+    reset_peak_memory()
+    before = peak_memory_mib()
+    assert before <= with_block
+    block = np.ones(64 << 20, dtype=np.uint8)
+    assert peak_memory_mib() >= before + 48
+    del block
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A tiny base with an adapter that changes it, as train hands it on."""
+    import torch
+
+    from training_runs import tiny_config
+    from vlmpipe.models.loading import load_model
+    from vlmpipe.training.adapter import make_trainable
+
+    base = model_folder("random-qwen2_5_vl")
+    family, folder = family_of(base), tmp_path_factory.mktemp("train")
+    model = make_trainable(load_model(base), family, tiny_config(method="lora").train, seed=1)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.2)
+    model.save_pretrained(folder / "adapter")
+    contract_of(family).write(folder)
+    return BaseModelFolder(base, family, "embedded:x", "r", "digest", 0), folder
+
+
+def config_of(method: str):
+    return parse_config({"model": {"dtype": "float32"}, "train": {"method": method}})
+
+
+@pytest.mark.slow
+def test_base_is_the_base_and_tuned_is_not(trained):
+    from vlmpipe.models.loading import load_model
+
+    base, folder = trained
+    sample = table_sample(3)
+    plain = HfEngine(load_model(base.folder), encoder_of("random-qwen2_5_vl"), "plain")
+    expected = plain.score(sample.prompt, sample.reference).loss
+    with open_subjects(config_of("lora"), base, folder) as engines:
+        found = {
+            name: engine.score(sample.prompt, sample.reference).loss
+            for name, engine in engines.items()
+        }
+    assert found["base"] == pytest.approx(expected, abs=1e-5)
+    assert abs(found["tuned"] - expected) > 0.01
+
+
+@pytest.mark.slow
+def test_quantised_base_goes_through_the_whole_stage(trained, tmp_path):
+    base, folder = trained
+    context = context_of(tmp_path / "work", max_new_tokens=8)
+    splits = {"train": [table_sample(0)], "heldout": [table_sample(1), table_sample(2)]}
+    with open_subjects(config_of("qlora"), base, folder) as engines:
+        outcome = validate(context, engines, splits)
+    assert outcome.metrics["heldout/loss/base"] != outcome.metrics["heldout/loss/tuned"]
+    assert "reliance/image_gain/tuned" in outcome.metrics
+    assert outcome.metrics["speed/tokens_per_second/tuned"] > 0
+    assert (tmp_path / "work" / "results.json").is_file()
+
+
+@pytest.mark.slow
+def test_full_training_compares_two_models(trained, tmp_path):
+    from vlmpipe.models.embedded import build_embedded
+
+    base, _ = trained
+    build_embedded("random-qwen2_5_vl", tmp_path / "model")
+    contract_of(base.family).write(tmp_path)
+    sample = table_sample(1)
+    with open_subjects(config_of("full"), base, tmp_path) as engines:
+        losses = [e.score(sample.prompt, sample.reference).loss for e in engines.values()]
+    assert losses[0] == pytest.approx(losses[1])
+
+
+@pytest.mark.slow
+def test_an_adapter_of_another_model_is_an_artifact_error(trained):
+    _, folder = trained
+    other = model_folder("random-qwen3")
+    wrong = BaseModelFolder(other, family_of(other), "embedded:y", "r", "digest", 0)
+    with (
+        pytest.raises(ArtifactError, match="does not go onto this base model"),
+        open_subjects(config_of("lora"), wrong, folder),
+    ):
+        pass

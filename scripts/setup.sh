@@ -74,3 +74,7 @@ llama_is_built "$kind" || build_llama "$kind"
 echo "setup: installing the pinned libraries ..."
 "$venv/bin/pip" install -c constraints.txt -e '.[train,serve,eval,dev]' ||
     fail "an installation failed; pip's message is above"
+# The tests hold our encoder against the official processors, which insist on torchvision. It lies
+# in a folder of its own: libraries that merely find it beside a CPU torch fail to import it.
+"$venv/bin/pip" install -q --no-deps --upgrade --target "$venv/oracle" \
+    torchvision==0.28.0 || fail "torchvision, for tests only, did not install"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -19,7 +19,7 @@ RANDOM_MODELS = tuple(f"random-{name}" for name in FAMILIES)
 VISION_MODELS = tuple(f"random-{name}" for name, family in FAMILIES.items() if family.has_vision)
 
 
-@lru_cache(maxsize=None)
+@cache
 def model_folder(name: str) -> Path:
     folder = Path(mkdtemp(prefix="vlmpipe-test-")) / name
     build_embedded(name, folder)
@@ -37,7 +37,7 @@ def contract_of(family: Family, **changes: object) -> PreprocessContract:
     return build_contract(family, **{**limits, **changes})  # type: ignore[arg-type]
 
 
-@lru_cache(maxsize=None)
+@cache
 def encoder_of(name: str) -> Encoder:
     folder = model_folder(name)
     return Encoder(load_tokenizer(folder), contract_of(family_of(folder)))

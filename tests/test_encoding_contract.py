@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from model_folders import contract_of
 
+from model_folders import contract_of
 from vlmpipe.encoding.contract import read_contract
 from vlmpipe.errors import ArtifactError
 from vlmpipe.models.families import FAMILIES

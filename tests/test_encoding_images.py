@@ -3,9 +3,9 @@ from __future__ import annotations
 import io
 
 import pytest
-from model_folders import contract_of, picture
 from PIL import Image
 
+from model_folders import contract_of, picture
 from vlmpipe.encoding.images import ImageGrid, smart_resize, to_rgb
 from vlmpipe.models.families import FAMILIES
 

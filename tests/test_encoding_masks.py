@@ -3,8 +3,15 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from model_folders import RANDOM_MODELS, VISION_MODELS, contract_of, encoder_of, picture, table_sample
 
+from model_folders import (
+    RANDOM_MODELS,
+    VISION_MODELS,
+    contract_of,
+    encoder_of,
+    picture,
+    table_sample,
+)
 from vlmpipe.config.train import LossScope
 from vlmpipe.encoding.chat import render, render_segments
 from vlmpipe.encoding.conversation import Message, Sample

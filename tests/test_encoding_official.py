@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_folders import VISION_MODELS, contract_of, model_folder, picture
 from PIL import Image
 
+from model_folders import VISION_MODELS, contract_of, model_folder, picture
 from vlmpipe.encoding.conversation import Message
 from vlmpipe.encoding.encoder import Encoder
 from vlmpipe.encoding.images import smart_resize

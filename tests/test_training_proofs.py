@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from model_folders import RANDOM_MODELS, VISION_MODELS, model_folder
 from training_runs import base_of, tiny_config
-
 from vlmpipe.errors import ConfigError, StageError
 from vlmpipe.models.families import family_of
 from vlmpipe.models.loading import load_model
@@ -49,7 +49,9 @@ def test_a_vision_tower_in_4_bit_is_refused(name: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(Family, "unquantized_modules", wrong)
     with pytest.raises(StageError, match=r"layers are not in the precision") as caught:
         load_trainable(tiny_config(method="qlora"), base_of(name), "float32")
-    assert any("visual" in problem and "is in 4-bit" in problem for problem in caught.value.problems)
+    assert any(
+        "visual" in problem and "is in 4-bit" in problem for problem in caught.value.problems
+    )
 
 
 def lora_model(name: str) -> tuple[Any, Any, list[str]]:
@@ -110,6 +112,8 @@ def test_full_training_opens_the_language_model_and_leaves_the_tower_frozen() ->
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     assert frozen
     assert all(name.startswith("model.visual.") for name in frozen)
-    assert census.trained_parameters + sum(
-        p.numel() for n, p in model.named_parameters() if n in frozen
-    ) == census.total_parameters
+    assert (
+        census.trained_parameters
+        + sum(p.numel() for n, p in model.named_parameters() if n in frozen)
+        == census.total_parameters
+    )

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from model_folders import RANDOM_MODELS, contract_of, encoder_of, model_folder, table_sample
 from safetensors.torch import load_file
-from training_runs import run_training, tiny_config
 
+from model_folders import RANDOM_MODELS, contract_of, encoder_of, model_folder, table_sample
+from training_runs import run_training, tiny_config
 from vlmpipe.encoding.contract import read_contract
 from vlmpipe.encoding.encoder import Encoder
 from vlmpipe.errors import StageError

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from model_folders import model_folder, table_sample
-
 from vlmpipe.config import Config, parse_config
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.models.base import BaseModelFolder

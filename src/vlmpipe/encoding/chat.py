@@ -67,7 +67,10 @@ def render_segments(template: str, messages: Sequence[Message]) -> list[Segment]
 def _compiled(template: str) -> Template:
     # A template that came with a model is foreign code: sandboxed, and unable to change its input.
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=False, lstrip_blocks=False, undefined=StrictUndefined, keep_trailing_newline=True
+        trim_blocks=False,
+        lstrip_blocks=False,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
     )
     return environment.from_string(template)
 

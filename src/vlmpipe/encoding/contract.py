@@ -42,7 +42,8 @@ class PreprocessContract(BaseModel):
     image_text_order: str = "as given"
     stop_tokens: tuple[str, ...] = ("<|im_end|>",)
     context_length: int
-    """Tokens that the longest sample of the data needs, prompt and answer, image tokens included."""
+    """Tokens that the longest sample needs, image tokens included, and as much again as the longest
+    answer."""
 
     image_tokens: dict[str, int] = {}
     """`HEIGHTxWIDTH` to the expected count of image tokens."""

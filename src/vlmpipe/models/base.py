@@ -142,7 +142,7 @@ def _locate(config: ModelConfig, target: Path) -> tuple[Path, str | None]:
 
 def _download(config: ModelConfig) -> tuple[Path, str | None]:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         path = Path(

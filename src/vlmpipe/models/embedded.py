@@ -128,7 +128,9 @@ def preprocessor_config(family: Family) -> dict[str, Any]:
     factor = family.grid_factor
     return {
         "image_processor_type": "Qwen2VLImageProcessor",
-        "processor_class": "Qwen3VLProcessor" if family.name == "qwen3_vl" else "Qwen2_5_VLProcessor",
+        "processor_class": "Qwen3VLProcessor"
+        if family.name == "qwen3_vl"
+        else "Qwen2_5_VLProcessor",
         "patch_size": family.patch_size,
         "temporal_patch_size": family.temporal_patch_size,
         "merge_size": family.merge_size,

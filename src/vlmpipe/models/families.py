@@ -50,11 +50,11 @@ class Family:
     name: FamilyName
     title: str
     architecture: str
-    has_vision: bool
-    language_prefix: str
+    has_vision: bool = True
+    language_prefix: str = "model.language_model"
     """Module path of the language model as transformers builds it."""
 
-    vision_prefix: str | None
+    vision_prefix: str | None = "model.visual"
     merger_prefixes: tuple[str, ...] = ()
     """Modules between the tower and the language model."""
 
@@ -86,7 +86,8 @@ class Family:
     @property
     def unquantized_modules(self) -> list[str]:
         """Modules that stay out of 4-bit. The tower needs its full path: bitsandbytes matches
-        `visual` alone against nothing, and the tower silently becomes 4-bit."""
+        `visual` alone against nothing, and the tower silently becomes 4-bit.
+        """
         return [*([self.vision_prefix] if self.vision_prefix else []), "lm_head"]
 
     def lora_pattern(self, targets: Literal["all", "attention", "ffn"]) -> str:
@@ -99,12 +100,6 @@ class Family:
         return rf"^{self.layer_pattern}\..*\.({'|'.join(names)})$"
 
 
-_VISION = {
-    "has_vision": True,
-    "language_prefix": "model.language_model",
-    "vision_prefix": "model.visual",
-}
-
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
@@ -113,14 +108,12 @@ FAMILIES: dict[str, Family] = {
             title="Qwen2-VL",
             architecture="Qwen2VLForConditionalGeneration",
             merger_prefixes=("model.visual.merger",),
-            **_VISION,
         ),
         Family(
             name="qwen2_5_vl",
             title="Qwen2.5-VL",
             architecture="Qwen2_5_VLForConditionalGeneration",
             merger_prefixes=("model.visual.merger",),
-            **_VISION,
         ),
         Family(
             name="qwen3_vl",
@@ -130,7 +123,6 @@ FAMILIES: dict[str, Family] = {
             patch_size=16,
             image_mean=(0.5, 0.5, 0.5),
             image_std=(0.5, 0.5, 0.5),
-            **_VISION,
         ),
         Family(
             name="qwen3",

@@ -53,8 +53,10 @@ def unfrozen_modules(model: Any, family: Family, config: TrainConfig) -> list[st
     names: list[str] = []
     for part in config.unfreeze:
         name, _, count = part.partition(":")
-        names += list(family.merger_prefixes) if name == "merger" else _last_blocks(
-            model, family, int(count)
+        names += (
+            list(family.merger_prefixes)
+            if name == "merger"
+            else _last_blocks(model, family, int(count))
         )
     return names
 

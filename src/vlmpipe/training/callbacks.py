@@ -16,7 +16,7 @@ from vlmpipe.training.collator import SampleCollator
 from vlmpipe.training.curriculum import Phase
 
 
-class PhaseMetrics(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+class PhaseMetrics(TrainerCallback):
     """One JSON line a step, the progress bar, and a stop on a loss that is no number."""
 
     def __init__(
@@ -79,7 +79,7 @@ class PhaseMetrics(TrainerCallback):  # type: ignore[misc]  # transformers is un
             )
 
 
-class ChosenCheckpoints(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+class ChosenCheckpoints(TrainerCallback):
     """Saves at the chosen steps, counted over all phases, and at the end of the phase."""
 
     def __init__(self, phase: Phase, chosen: tuple[int, ...]) -> None:

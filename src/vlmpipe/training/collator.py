@@ -42,7 +42,8 @@ class SampleCollator:
 
 def pad_batch(encoded: Sequence[Encoded], pad_id: int) -> dict[str, Any]:
     """input_ids, attention_mask, labels, mm_token_type_ids [B, T]; pixel_values [P, ...] and
-    image_grid_thw [N, 3] where there are images."""
+    image_grid_thw [N, 3] where there are images.
+    """
     import numpy as np
     import torch
 

@@ -82,9 +82,7 @@ def find_mask_fault(
     The expectation is built from the conversation's text, not from the labels' own code.
     """
     pairs = list(zip(encoded.input_ids, encoded.labels, strict=True))
-    supervised = [
-        (place, token) for place, (token, label) in enumerate(pairs) if label != IGNORED
-    ]
+    supervised = [(place, token) for place, (token, label) in enumerate(pairs) if label != IGNORED]
     if not supervised:
         return "nothing is supervised"
     if any(label not in (token, IGNORED) for token, label in pairs):

@@ -25,12 +25,13 @@ from tokenizers.trainers import BpeTrainer
 from vlmpipe.models.tokenizer import PRE_TOKENIZER_PATTERN, SPECIAL_TOKENS, THINKING_TOKENS
 
 VOCABULARY_SIZE = 2048
-WORDS = """
+WORD_LIST = """
 total mean value rate group control age sex year month day name item price count unit level
 score time dose test base high low left right north south east west red blue green black
 white apple bread water stone river table chart graph figure page line word data model
 number sample result method patient hospital diagnosis surgery claim date amount account
-""".split()
+"""
+WORDS = WORD_LIST.split()
 SNIPPETS = (
     '{"patient": "A", "date": "2024-01-31", "amount": 120000, "items": [{"code": "K35.8"}]}',
     'xychart-beta\n    title "Sales"\n    x-axis ["Q1", "Q2", "Q3"]\n    bar [10, 20, 30]',

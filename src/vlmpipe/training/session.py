@@ -116,7 +116,7 @@ class TrainingSession:
         return (self.phase_folder(phase) / "finished").is_file()
 
     def _restore_finished(self) -> None:
-        """After an interruption: the model and Adam's state as the last finished phase left them."""
+        """Put the model and Adam's state back to where the last finished phase left them."""
         done = [phase for phase in self.phases if self._is_finished(phase)]
         if not done:
             return

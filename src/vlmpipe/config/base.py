@@ -1,13 +1,26 @@
-"""What every configuration section has in common."""
+"""What all configuration sections have in common."""
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 GateMode = Literal["enforce", "report", "off"]
-"""enforce: a failed verdict stops the consumer; report: it is shown; off: it is not computed."""
+"""enforce: a failed verdict stops the consumer; report: it is shown and let through; off: it is
+let through and only recorded."""
+
+
+def _expand_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as exc:
+        raise ValueError("there is no such user's home folder") from exc
+
+
+UserPath = Annotated[Path, AfterValidator(_expand_home)]
+"""A path in which a leading `~` is the home folder: shells leave it alone after `key=`."""
 
 
 class Section(BaseModel):
@@ -19,4 +32,5 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         validate_default=True,
         protected_namespaces=(),
+        allow_inf_nan=False,
     )

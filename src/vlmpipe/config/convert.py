@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field, field_validator
 
-from vlmpipe.config.base import GateMode, Section
+from vlmpipe.config.base import GateMode, Section, UserPath
 
 
 class ConvertConfig(Section):
@@ -15,7 +13,7 @@ class ConvertConfig(Section):
     quants: tuple[str, ...] = ("q4_k_m", "q5_k_m", "q8_0")
     """Quantised files to make: any type of llama.cpp's quantiser. f16 is always made first."""
 
-    llama_cpp_dir: Path | None = None
+    llama_cpp_dir: UserPath | None = None
     """A llama.cpp checkout to convert with; unset: the sources of the installed llama-cpp-python,
     fetched once into the shared cache."""
 

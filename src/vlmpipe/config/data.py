@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from vlmpipe.config.base import Section
+from vlmpipe.config.base import Section, UserPath
 
 TaskName = Literal["table", "qa"]
 """Tasks with a generator and metrics of their own."""
@@ -16,7 +15,7 @@ TaskName = Literal["table", "qa"]
 class DataSource(Section):
     """One file of samples."""
 
-    path: Path
+    path: UserPath
     """JSONL file; image paths in it are relative to its folder."""
 
     format: Literal["messages"] = "messages"

@@ -39,7 +39,11 @@ class DeployConfig(Section):
     """Largest picture accepted, decided from its header."""
 
     startup_timeout_s: float = Field(120.0, gt=0)
+    """How long the service may take to load the model before deploy gives up."""
+
     request_timeout_s: float = Field(300.0, gt=0)
+    """How long one answer may take, waiting included; a slower one is ended with an error."""
+
     load_requests: int = Field(8, ge=1)
     """Requests of the load test."""
 

@@ -43,7 +43,5 @@ class ModelConfig(Section):
     def pixel_limits_are_ordered(self) -> ModelConfig:
         """min_pixels must not exceed max_pixels."""
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
-            raise ValueError(
-                f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}"
-            )
+            raise ValueError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
         return self

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from vlmpipe.config.base import Section
+from vlmpipe.config.base import Section, UserPath
 
 
 class RunConfig(Section):
@@ -15,7 +15,7 @@ class RunConfig(Section):
     name: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Folder under `outputs_dir`, and the first part of every exported file's name."""
 
-    outputs_dir: Path = Path("outputs")
+    outputs_dir: UserPath = Path("outputs")
     """Where runs are kept; relative to the working directory."""
 
     seed: int = Field(42, ge=0, lt=2**32)

@@ -44,6 +44,7 @@ class CurriculumPhase(Section):
     """One phase of the resolution curriculum."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")
+    """Names the phase in metrics and checkpoints."""
 
     max_size: tuple[int, int]
     """Box [height, width] in pixels that each image is fitted into, aspect kept."""
@@ -131,6 +132,8 @@ class TrainConfig(Section):
     ever cut."""
 
     learning_rate: float = Field(2e-4, gt=0, le=1)
+    """Step size at its highest; each phase scales it by its `learning_rate_scale`."""
+
     lr_scheduler: Literal["linear", "cosine", "constant"] = "linear"
     """Shape of the schedule; each phase runs its own."""
 
@@ -138,7 +141,11 @@ class TrainConfig(Section):
     """Share of a phase's steps over which the learning rate rises from zero."""
 
     weight_decay: float = Field(0.0, ge=0, le=1)
+    """Pull of the trained weights towards zero, in each step."""
+
     max_grad_norm: float = Field(1.0, gt=0)
+    """A longer gradient is scaled down to this: one odd sample cannot throw the adapter."""
+
     batch_size: int = Field(1, ge=1)
     """Samples in a forward pass."""
 
@@ -149,6 +156,8 @@ class TrainConfig(Section):
     """Recompute activations in the backward pass: far less memory, about a third more time."""
 
     optimizer: Literal["adamw_torch", "paged_adamw_8bit", "adamw_8bit"] = "adamw_torch"
+    """adamw_8bit: a quarter of the optimiser's memory; paged: moved to RAM when the GPU is full."""
+
     checkpoint_steps: tuple[int, ...] = (50, 100)
     """Optimiser steps, counted over all phases, at which a checkpoint is kept. The end of each
     phase always keeps one to resume from."""

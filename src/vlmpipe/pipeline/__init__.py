@@ -3,7 +3,8 @@
 Knows nothing of models, of the command line, or of what the stages do.
 """
 
-from vlmpipe.pipeline.runner import Runner, RunOptions, StageResult
+from vlmpipe.pipeline.options import RunOptions, StageResult
+from vlmpipe.pipeline.runner import Runner
 from vlmpipe.pipeline.stage import Outcome, Stage, StageContext, Verdict
 from vlmpipe.pipeline.status import StageStatus, run_status
 from vlmpipe.pipeline.store import RunStore, Version

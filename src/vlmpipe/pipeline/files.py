@@ -37,10 +37,14 @@ def write_json(path: Path, value: Any) -> None:
 def sync_tree(folder: Path) -> None:
     """fsync every file and folder, so that a rename afterwards publishes what is on the disk."""
     for path in [*folder.rglob("*"), folder]:
-        if path.is_symlink():
-            continue
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        if path.is_dir() or (path.is_file() and not path.is_symlink()):
+            sync_path(path)
+
+
+def sync_path(path: Path) -> None:
+    """fsync one file, or a folder's list of names."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

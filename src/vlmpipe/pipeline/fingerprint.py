@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from vlmpipe.pipeline.files import sha256_of, write_json
 from vlmpipe.pipeline.stage import ConfigLike, Stage
 
 Parts = dict[str, Any]
+PREFIXES = {"settings": "", "external": "", "tools": "tool ", "verdicts": "verdict of "}
+"""How each part is named to a person; settings and files need no introduction."""
 
 
 def canonical_json(value: Any) -> str:
@@ -31,18 +34,16 @@ def settings_read(stage: Stage, config: ConfigLike) -> dict[str, Any]:
     return {
         key: value
         for key, value in flat.items()
-        if _under(key, stage.reads)
-        and not _under(key, stage.ignores)
-        and not key.endswith(".gate")
+        if _under(key, stage.reads) and not _under(key, stage.ignores) and not key.endswith(".gate")
     }
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested maps to dotted keys; lists stay whole."""
+    """Nested maps to dotted keys; lists stay whole, an empty map is no key at all."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             flat.update(flatten(value, f"{path}."))
         else:
             flat[path] = value
@@ -83,18 +84,18 @@ def explain(before: Parts, now: Parts) -> list[str]:
     why: list[str] = []
     if before.get("stage_version") != now["stage_version"]:
         why.append(f"the stage itself changed (version {now['stage_version']})")
-    why += _changed(before.get("settings", {}), now["settings"], "")
-    why += _changed(before.get("external", {}), now["external"], "")
-    why += _changed(before.get("tools", {}), now["tools"], "tool ")
-    why += _changed(before.get("verdicts", {}), now["verdicts"], "verdict of ")
-    for name, files in now["upstream"].items():
-        why += _changed(before.get("upstream", {}).get(name, {}), files, f"{name}/")
+    for part, prefix in PREFIXES.items():
+        why += _changed(before.get(part, {}), now[part], prefix)
+    upstream = before.get("upstream", {})
+    for name in sorted({*upstream, *now["upstream"]}):
+        why += _changed(upstream.get(name, {}), now["upstream"].get(name, {}), f"{name}/")
     return why
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -> list[str]:
-    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    return [f"{prefix}{key}" for key in sorted(keys)]
+    absent = object()
+    changed = (key for key in {**before, **now} if before.get(key, absent) != now.get(key, absent))
+    return [f"{prefix}{key}" for key in sorted(changed)]
 
 
 class HashIndex:
@@ -103,25 +104,27 @@ class HashIndex:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known: dict[str, list[Any]] = {}
-        if path.is_file():
-            try:
-                self._known = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:  # a memory only: what cannot be read is computed again
-                self._known = {}
+        # A memory only: what cannot be read is computed again, what cannot be kept is not.
+        with suppress(OSError, ValueError):
+            known = json.loads(path.read_text(encoding="utf-8"))
+            self._known = known if isinstance(known, dict) else {}
 
     def sha256(self, path: Path) -> str:
-        """Digest of a file, `missing` where there is none."""
+        """Digest of a file, `missing` or `unreadable` where there is none."""
         try:
             stat = os.stat(path)
-        except OSError:
+            key, mark = str(path.resolve()), [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+            entry = self._known.get(key)
+            if entry is None or entry[:3] != mark:
+                self._known[key] = [*mark, sha256_of(path)]
+        except FileNotFoundError:
             return "missing"
-        key, mark = str(path.resolve()), [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-        entry = self._known.get(key)
-        if entry is None or entry[:3] != mark:
-            self._known[key] = [*mark, sha256_of(path)]
+        except OSError:
+            return "unreadable"
         return str(self._known[key][3])
 
     def save(self) -> None:
         """Keep what was learned."""
         if self._known:
-            write_json(self._path, self._known)
+            with suppress(OSError):
+                write_json(self._path, self._known)

@@ -65,6 +65,8 @@ class Manifest(BaseModel):
 
     outputs: dict[str, FileRecord]
     verdict: VerdictRecord | None = None
+    """Recorded whatever the mode, so that a gate switched on later has something to hold."""
+
     gates: dict[str, dict[str, Any]] = {}
     """For each gating stage: whether it passed, its mode, and what let a failure through."""
 
@@ -101,31 +103,40 @@ def read_manifest(folder: Path) -> Manifest | None:
 def verify_outputs(folder: Path, manifest: Manifest, *, thorough: bool) -> None:
     """Hold the files of a version against its manifest.
 
-    A file whose size, mtime and inode are as recorded is hashed only when `thorough`.
-
     Raises:
         ArtifactError: naming each file that is missing or differs.
     """
-    problems = []
-    for name, record in manifest.outputs.items():
-        problem = _problem_with(folder / name, record, thorough)
-        if problem:
-            problems.append(f"{os.path.relpath(folder / name)}: {problem}")
+    problems = problems_of(folder, manifest, thorough=thorough)
     if problems:
         raise ArtifactError(
             f"stage {manifest.stage} {folder.name} is not what was published",
             f"make it again: `vlmpipe run-all --force {manifest.stage}` with the same options",
-            f"or go back to an older version: `--use {manifest.stage}=vNNN`",
+            f"or go back to another version: `--use {manifest.stage}=vNNN`",
             problems=problems,
         )
 
 
+def problems_of(folder: Path, manifest: Manifest, *, thorough: bool) -> list[str]:
+    """One line for each file that is missing or differs from what was published.
+
+    A file whose size, mtime and inode are as recorded is hashed only when `thorough`.
+    """
+    found = (
+        (name, _problem_with(folder / name, record, thorough))
+        for name, record in manifest.outputs.items()
+    )
+    return [f"{os.path.relpath(folder / name)}: {problem}" for name, problem in found if problem]
+
+
 def _problem_with(path: Path, record: FileRecord, thorough: bool) -> str | None:
-    if not path.is_file():
+    try:
+        if not thorough and record.looks_untouched(path):
+            return None
+        found = sha256_of(path)
+    except FileNotFoundError:
         return "missing"
-    if not thorough and record.looks_untouched(path):
-        return None
-    found = sha256_of(path)
+    except OSError as exc:
+        return f"cannot be read: {exc.strerror}"
     if found != record.sha256:
         return f"sha256 {found[:12]}… where {record.sha256[:12]}… was published"
     return None

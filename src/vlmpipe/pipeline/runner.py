@@ -2,58 +2,27 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vlmpipe.errors import ConfigError, GateError, StageError, VlmpipeError
+from vlmpipe.errors import ConfigError
+from vlmpipe.pipeline.events import Reporter
+from vlmpipe.pipeline.failures import explained
 from vlmpipe.pipeline.fingerprint import HashIndex
+from vlmpipe.pipeline.gates import GateDecision, decide_gates, gate_mode
 from vlmpipe.pipeline.lock import run_lock
 from vlmpipe.pipeline.logs import stage_log
-from vlmpipe.pipeline.manifest import FileRecord, Manifest, VerdictRecord, verify_outputs
+from vlmpipe.pipeline.manifest import Manifest, problems_of, verify_outputs
+from vlmpipe.pipeline.options import RunOptions, StageResult
 from vlmpipe.pipeline.plan import Plan, handed_on, plan_stage, resolve_upstream
-from vlmpipe.pipeline.events import Reporter
-from vlmpipe.pipeline.stage import ConfigLike, Outcome, Stage, StageContext, stage_named
-from vlmpipe.pipeline.store import FINGERPRINT_MARK, RunStore, Version
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What one invocation asks for."""
-
-    first: str | None = None
-    last: str | None = None
-    force: frozenset[str] = frozenset()
-    use: Mapping[str, str] = field(default_factory=dict)
-    """Stage name to version: taken as it is, not run."""
-
-    allow_failed_gate: bool = False
-    command: str = "vlmpipe"
-    """The command line that does the same again; printed after a failure to resume."""
-
-    argv: tuple[str, ...] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    git_commit: str | None = None
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """What became of one stage in an invocation."""
-
-    stage: str
-    number: int
-    version: str
-    cached: bool
-    seconds: float
-    summary: tuple[str, ...]
-    verdict: VerdictRecord | None
+from vlmpipe.pipeline.record import manifest_of, output_records
+from vlmpipe.pipeline.stage import ConfigLike, Stage, StageContext, stage_named
+from vlmpipe.pipeline.store import RunStore, Version
 
 
 class Runner:
@@ -74,6 +43,8 @@ class Runner:
         self.options = options
         self._by_name = {stage.name: stage for stage in stages}
         self._hashes = HashIndex(store.folder / ".hashes.json")
+        self._taken: dict[str, Version] = {}
+        self._to_force = set(options.force)
         self._check_names()
 
     def run(self) -> list[StageResult]:
@@ -84,8 +55,8 @@ class Runner:
         """
         with run_lock(self.store.folder, self.options.command):
             try:
-                chosen = self._chosen_versions()
-                return [self._advance(stage, chosen) for stage in self.selected()]
+                self._taken = self._given_versions()
+                return [self._advance(stage) for stage in self.selected()]
             finally:
                 self._hashes.save()
 
@@ -95,76 +66,112 @@ class Runner:
         start = names.index(self.options.first) if self.options.first else 0
         end = names.index(self.options.last) if self.options.last else len(names) - 1
         if start > end:
-            raise ConfigError(f"--from {names[start]} comes after --to {names[end]}")
+            raise ConfigError(
+                f"--from {names[start]} comes after --to {names[end]}",
+                f"stages in order: {', '.join(names)}",
+            )
         return [s for s in self.stages[start : end + 1] if s.name not in self.options.use]
 
     def plans(self) -> Iterator[tuple[Stage, str, tuple[str, ...]]]:
-        """For `--dry-run`: each selected stage with `cached`, `run` or `depends`, and why."""
-        chosen = self._chosen_versions()
+        """For `--dry-run`: each selected stage with what it would do, and why.
+
+        That is `cached`, `run`, `refused` (by a gate) or `depends` (on a stage before it).
+        """
+        self._taken = self._given_versions()
         undecided: set[str] = set()
         for stage in self.selected():
             waits = tuple(name for name in stage.inputs if name in undecided)
-            if waits:
+            action, why = ("depends", waits) if waits else self._foresee(stage)
+            if action != "cached":
                 undecided.add(stage.name)
-                yield stage, "depends", tuple(f"on what {name} produces" for name in waits)
-                continue
-            plan = self._plan(stage, chosen)
-            if plan.hit is not None and stage.name not in self.options.force:
-                chosen[stage.name] = plan.hit
-                yield stage, "cached", (plan.hit.name,)
-                continue
-            undecided.add(stage.name)
-            forced = stage.name in self.options.force
-            yield stage, "run", ("--force",) if forced else plan.why
+            yield stage, action, why
+
+    def resuming_command(self) -> str:
+        """The command line that goes on after a failure or an interrupt."""
+        resume = self.options.resume
+        return self.options.command if resume is None else resume(frozenset(self._to_force))
+
+    def log_path(self, stage: Stage) -> Path:
+        """Where a stage logs: beside the stages, outside published versions."""
+        return self.store.folder / "logs" / f"{stage.folder_name}.log"
 
     def _check_names(self) -> None:
-        asked = [*self.options.force, *self.options.use]
-        asked += [name for name in (self.options.first, self.options.last) if name]
-        unknown = sorted({name for name in asked if stage_named(self.stages, name) is None})
+        options = self.options
+        asked = {*options.force, *options.use, options.first, options.last} - {None}
+        unknown = sorted(str(n) for n in asked if stage_named(self.stages, str(n)) is None)
         if unknown:
             known = ", ".join(stage.name for stage in self.stages)
             raise ConfigError(f"no stage is named {', '.join(unknown)}", f"stages: {known}")
+        both = sorted(options.force & set(options.use))
+        if both:
+            raise ConfigError(
+                f"{both[0]} is given both to --force (run it) and to --use (do not run it)",
+                "keep one of them",
+            )
 
-    def _chosen_versions(self) -> dict[str, Version]:
+    def _given_versions(self) -> dict[str, Version]:
         return {
             name: self.store.version(self._by_name[name], version)
             for name, version in self.options.use.items()
         }
 
-    def _plan(self, stage: Stage, chosen: Mapping[str, Version]) -> Plan:
-        upstream = resolve_upstream(stage, self._by_name, self.store, chosen)
+    def _plan(self, stage: Stage) -> Plan:
+        upstream = resolve_upstream(stage, self._by_name, self.store, self._taken)
         return plan_stage(stage, self.config, self.store, upstream, self._hashes)
 
-    def _advance(self, stage: Stage, chosen: dict[str, Version]) -> StageResult:
-        with self._explained(stage):
-            plan = self._plan(stage, chosen)
-            gates = self._pass_gates(stage, plan.upstream)
-            forced = stage.name in self.options.force
+    def _gates(self, plan: Plan) -> list[GateDecision]:
+        allow = self.options.allow_failed_gate
+        return decide_gates(plan.stage, plan.upstream, self.config, allow_failed=allow)
+
+    def _foresee(self, stage: Stage) -> tuple[str, tuple[str, ...]]:
+        plan = self._plan(stage)
+        refusals = [gate for gate in self._gates(plan) if gate.refused]
+        if refusals:
+            return "refused", tuple(f"gate of {gate.gate} {gate.version}" for gate in refusals)
+        if stage.name in self._to_force:
+            return "run", ("--force",)
+        if plan.hit is None:
+            return "run", plan.why
+        self._taken[stage.name] = plan.hit
+        return "cached", (plan.hit.name,)
+
+    def _advance(self, stage: Stage) -> StageResult:
+        with explained(stage.name, self.store.folder, self.resuming_command):
+            plan = self._plan(stage)
+            gates = self._gates(plan)
+            self._pass(gates)
+            forced = stage.name in self._to_force
             if plan.hit is not None and not forced:
-                return self._take_cached(plan, plan.hit, chosen)
+                return self._take_cached(plan.hit, stage)
             why = "--force" if forced else ", ".join(plan.why)
             self.reporter.stage_started(stage.name, stage.number, why)
-            return self._run_stage(plan, gates, chosen)
+            return self._run_stage(plan, gates)
 
-    def _take_cached(
-        self, plan: Plan, hit: Version, chosen: dict[str, Version]
-    ) -> StageResult:
+    def _pass(self, gates: Sequence[GateDecision]) -> None:
+        for gate in gates:
+            if gate.refused:
+                reasons = gate.verdict.reasons
+                self._journal("refused", stage=gate.consumer, gate=gate.gate, reasons=reasons)
+                raise gate.as_error()
+            if gate.allowed_by:
+                by = gate.allowed_by
+                self._journal("allowed", stage=gate.consumer, gate=gate.gate, by=by)
+
+    def _take_cached(self, hit: Version, stage: Stage) -> StageResult:
         verify_outputs(hit.folder, hit.manifest, thorough=False)
-        stage = plan.stage
         self.store.point_latest(stage, hit.name)
-        chosen[stage.name] = hit
+        self._taken[stage.name] = hit
         self.reporter.stage_cached(stage.name, stage.number, hit.name)
-        return _result(stage, hit, cached=True, seconds=0.0)
+        return self._result(stage, hit, hit.manifest, cached=True, seconds=0.0)
 
-    def _run_stage(
-        self, plan: Plan, gates: dict[str, dict[str, Any]], chosen: dict[str, Version]
-    ) -> StageResult:
+    def _run_stage(self, plan: Plan, gates: Sequence[GateDecision]) -> StageResult:
         stage, started = plan.stage, time.monotonic()
         begun = datetime.now(UTC).isoformat(timespec="seconds")
         for name, version in plan.upstream.items():
             self._verify_consumed(stage, name, version)
         partial = self.store.open_partial(stage, plan.fingerprint)
         with stage_log(self.log_path(stage)) as log:
+            log.info("stage %s in %s: %s", stage.name, partial.name, ", ".join(plan.why))
             outcome = stage.run(
                 StageContext(
                     config=self.config,
@@ -177,26 +184,32 @@ class Runner:
                 )
             )
         seconds = time.monotonic() - started
-        self._manifest(plan, gates, outcome, partial, begun, seconds).write(partial)
-        version = self._publish(stage, partial)
-        chosen[stage.name] = version
-        self._journal("published", stage=stage.name, version=version.name)
+        manifest = manifest_of(
+            plan,
+            outcome,
+            output_records(partial),
+            gates=gates,
+            mode=gate_mode(self.config, stage.name),
+            timings={"begun": begun, "seconds": round(seconds, 3)},
+            options=self.options,
+        )
+        version = self._publish(stage, partial, manifest)
         self.reporter.stage_finished(stage.name, stage.number, version.name, seconds)
-        return _result(stage, version, cached=False, seconds=seconds)
+        return self._result(stage, version, manifest, cached=False, seconds=seconds)
 
-    def _publish(self, stage: Stage, partial: Path) -> Version:
-        """Publish, unless an uncached stage found exactly what its latest version says."""
+    def _publish(self, stage: Stage, partial: Path, manifest: Manifest) -> Version:
+        """Publish, unless an uncached stage found exactly what its latest version holds."""
         latest = None if stage.cached else self.store.latest(stage)
-        if latest is not None:
-            found = {str(p.relative_to(partial)): FileRecord.of(p).sha256 for p in _files(partial)}
-            if found == {n: r.sha256 for n, r in latest.manifest.outputs.items()}:
-                shutil.rmtree(partial)
-                return latest
-        return self.store.publish(stage, partial)
-
-    def log_path(self, stage: Stage) -> Path:
-        """Where a stage logs: beside the stages, outside published versions."""
-        return self.store.folder / "logs" / f"{stage.folder_name}.log"
+        if latest is not None and _same_content(latest, manifest):
+            shutil.rmtree(partial)
+            version = latest
+        else:
+            manifest.write(partial)
+            version = self.store.publish(stage, partial)
+            self._journal("published", stage=stage.name, version=version.name)
+        self._taken[stage.name] = version
+        self._to_force.discard(stage.name)
+        return version
 
     def _verify_consumed(self, stage: Stage, name: str, version: Version) -> None:
         """A consumer hashes every file it is about to read."""
@@ -205,138 +218,31 @@ class Runner:
         part = version.manifest.model_copy(update={"outputs": outputs})
         verify_outputs(version.folder, part, thorough=True)
 
-    def _pass_gates(
-        self, stage: Stage, upstream: Mapping[str, Version]
-    ) -> dict[str, dict[str, Any]]:
-        gates: dict[str, dict[str, Any]] = {}
-        for name in stage.gated_by:
-            verdict, mode = upstream[name].manifest.verdict, self._gate_mode(name)
-            if verdict is None:
-                continue
-            gates[name] = {"passed": verdict.passed, "mode": mode}
-            if verdict.passed:
-                continue
-            if mode == "enforce" and not self.options.allow_failed_gate:
-                self._journal("refused", stage=stage.name, gate=name, reasons=verdict.reasons)
-                raise _refusal(stage, upstream[name], name, verdict)
-            allowed = "--allow-failed-gate" if mode == "enforce" else f"{name}.gate={mode}"
-            gates[name]["allowed_by"] = allowed
-            self._journal("allowed", stage=stage.name, gate=name, by=allowed)
-        return gates
-
-    def _gate_mode(self, name: str) -> str:
-        section = self.config.model_dump(mode="json", by_alias=True).get(name) or {}
-        return str(section.get("gate", "off"))
-
-    def _manifest(
-        self,
-        plan: Plan,
-        gates: dict[str, dict[str, Any]],
-        outcome: Outcome,
-        partial: Path,
-        begun: str,
-        seconds: float,
-    ) -> Manifest:
-        stage, mode = plan.stage, self._gate_mode(plan.stage.name)
-        verdict = None
-        if outcome.verdict is not None and mode != "off":
-            verdict = VerdictRecord(
-                passed=outcome.verdict.passed, mode=mode, reasons=list(outcome.verdict.reasons)
-            )
-        return Manifest(
-            stage=stage.name,
-            number=stage.number,
-            fingerprint=plan.fingerprint,
-            fingerprint_parts=plan.parts,
-            settings=plan.parts["settings"],
-            inputs={
-                name: {
-                    "version": version.name,
-                    "fingerprint": version.manifest.fingerprint,
-                    "files": plan.parts["upstream"].get(name, {}),
-                }
-                for name, version in plan.upstream.items()
-            },
-            outputs={str(p.relative_to(partial)): FileRecord.of(p) for p in _files(partial)},
-            verdict=verdict,
-            gates=gates,
-            metrics=dict(outcome.metrics),
-            summary=list(outcome.summary),
-            facts={**self.options.facts, **outcome.facts},
-            timings={"begun": begun, "seconds": round(seconds, 3)},
-            argv=list(self.options.argv),
-            git_commit=self.options.git_commit,
-        )
-
     def _journal(self, event: str, **fields: Any) -> None:
         """One line a decision, in the order they were taken."""
         entry = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **fields}
         with (self.store.folder / "journal.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({**entry, "command": self.options.command}) + "\n")
 
-    @contextmanager
-    def _explained(self, stage: Stage) -> Iterator[None]:
-        """Add to whatever fails in here: the stage, its log, the command that resumes."""
-        try:
-            yield
-        except VlmpipeError as exc:
-            exc.remedies = (*exc.remedies, *self._way_back(stage))
-            exc.stage = stage.name
-            raise
-        except OSError as exc:
-            if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
-                exc.add_note("\n".join([f"in stage {stage.name}", *self._way_back(stage)]))
-                raise
-            raise self._disk_full(stage) from exc
-        except Exception as exc:
-            exc.add_note("\n".join([f"in stage {stage.name}", *self._way_back(stage)]))
-            raise
-
-    def _way_back(self, stage: Stage) -> tuple[str, ...]:
-        log = self.log_path(stage)
-        lines = (f"log: {log}",) if log.is_file() else ()
-        return (*lines, f"then go on with: {self.options.command}")
-
-    def _disk_full(self, stage: Stage) -> StageError:
-        usage = shutil.disk_usage(self.store.folder)
-        error = StageError(
-            f"stage {stage.name}: no space left on the disk of {self.store.folder}"
-            f" ({usage.free / 2**20:.0f} MiB free of {usage.total / 2**20:.0f} MiB);"
-            " what was published before is untouched",
-            "free some space",
-            "or write elsewhere: run.outputs_dir=DIR",
-            *self._way_back(stage),
+    def _result(
+        self, stage: Stage, version: Version, manifest: Manifest, *, cached: bool, seconds: float
+    ) -> StageResult:
+        verdict = manifest.verdict
+        if verdict is not None:
+            mode = gate_mode(self.config, stage.name)
+            verdict = verdict.model_copy(update={"mode": mode})
+        return StageResult(
+            stage=stage.name,
+            number=stage.number,
+            version=version.name,
+            cached=cached,
+            seconds=seconds,
+            summary=tuple(manifest.summary),
+            verdict=verdict,
         )
-        error.stage = stage.name
-        return error
 
 
-def _result(stage: Stage, version: Version, *, cached: bool, seconds: float) -> StageResult:
-    manifest = version.manifest
-    return StageResult(
-        stage=stage.name,
-        number=stage.number,
-        version=version.name,
-        cached=cached,
-        seconds=seconds,
-        summary=tuple(manifest.summary),
-        verdict=manifest.verdict,
-    )
-
-
-def _refusal(stage: Stage, version: Version, name: str, verdict: VerdictRecord) -> GateError:
-    return GateError(
-        f"{stage.name} refuses {name} {version.name}: its gate failed",
-        f"let it pass this once: --allow-failed-gate",
-        f"only report it: {name}.gate=report",
-        f"or choose another version: --use {name}=vNNN",
-        problems=verdict.reasons,
-    )
-
-
-def _files(folder: Path) -> list[Path]:
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (FINGERPRINT_MARK, "manifest.json")
-    ]
+def _same_content(latest: Version, manifest: Manifest) -> bool:
+    before = {name: record.sha256 for name, record in latest.manifest.outputs.items()}
+    now = {name: record.sha256 for name, record in manifest.outputs.items()}
+    return before == now and not problems_of(latest.folder, latest.manifest, thorough=False)

@@ -75,7 +75,7 @@ class Stage:
     """Keys under `reads` that do not."""
 
     consumes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """For each upstream stage, patterns (relative, `**` allowed) of the files it hands on here."""
+    """For each upstream stage, patterns of the files it hands on here; `*` also matches `/`."""
 
     gated_by: tuple[str, ...] = ()
     """Upstream stages whose verdict must hold before this one runs."""

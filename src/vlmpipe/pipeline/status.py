@@ -28,47 +28,56 @@ class StageStatus:
 def run_status(
     stages: Sequence[Stage], config: ConfigLike, store: RunStore, *, verify: bool = False
 ) -> list[StageStatus]:
-    """Hold every stage's latest version against the configuration.
+    """Hold every stage's version against the configuration.
 
     Published files are hashed where their size, mtime or inode changed, all of them when `verify`.
 
     Raises:
         ArtifactError: when a published file is not what was published.
     """
-    hashes = HashIndex(store.folder / ".hashes.json")
-    rows: dict[str, StageStatus] = {}
-    for stage in stages:
-        latest = store.latest(stage)
-        if latest is not None:
-            verify_outputs(latest.folder, latest.manifest, thorough=verify)
-        rows[stage.name] = _status_of(stage, stages, config, store, hashes, rows, latest)
+    survey = _Survey(stages, config, store)
+    rows = [survey.row(stage, verify=verify) for stage in stages]
     if store.folder.is_dir():
-        hashes.save()
-    return list(rows.values())
+        survey.hashes.save()
+    return rows
 
 
-def _status_of(
-    stage: Stage,
-    stages: Sequence[Stage],
-    config: ConfigLike,
-    store: RunStore,
-    hashes: HashIndex,
-    above: dict[str, StageStatus],
-    latest: Version | None,
-) -> StageStatus:
-    if latest is None:
-        return StageStatus(stage.name, stage.number, None, "missing", ("never published",))
-    name = latest.name
-    if not stage.cached:
-        return StageStatus(stage.name, stage.number, name, "current", ())
-    by_name = {each.name: each for each in stages}
-    absent = tuple(n for n in stage.inputs if above[n].state == "missing")
-    if absent:
-        why = tuple(f"stage {n} is missing" for n in absent)
-        return StageStatus(stage.name, stage.number, name, "stale", why)
-    plan = plan_stage(stage, config, store, resolve_upstream(stage, by_name, store, {}), hashes)
-    if plan.hit is None:
-        return StageStatus(stage.name, stage.number, name, "stale", plan.why)
-    stale = tuple(f"stage {n} is stale" for n in stage.inputs if above[n].state == "stale")
-    state = "stale" if stale else "current"
-    return StageStatus(stage.name, stage.number, plan.hit.name, state, stale)
+class _Survey:
+    """What is known of the stages looked at so far."""
+
+    def __init__(self, stages: Sequence[Stage], config: ConfigLike, store: RunStore) -> None:
+        self.by_name = {stage.name: stage for stage in stages}
+        self.config = config
+        self.store = store
+        self.hashes = HashIndex(store.folder / ".hashes.json")
+        self.versions: dict[str, Version] = {}
+        self.states: dict[str, str] = {}
+
+    def row(self, stage: Stage, *, verify: bool) -> StageStatus:
+        """State of a stage whose inputs were looked at before."""
+        version, state, why = self._judge(stage)
+        self.states[stage.name] = state
+        if version is not None:
+            verify_outputs(version.folder, version.manifest, thorough=verify)
+            self.versions[stage.name] = version
+        name = version.name if version else None
+        return StageStatus(stage.name, stage.number, name, state, why)
+
+    def _judge(self, stage: Stage) -> tuple[Version | None, str, tuple[str, ...]]:
+        latest = self.store.latest(stage)
+        if latest is None:
+            return None, "missing", ("never published",)
+        if not stage.cached:
+            return latest, "current", ()
+        absent = self._inputs(stage, "missing")
+        if absent:
+            return latest, "stale", absent
+        upstream = resolve_upstream(stage, self.by_name, self.store, self.versions)
+        plan = plan_stage(stage, self.config, self.store, upstream, self.hashes)
+        if plan.hit is None:
+            return latest, "stale", plan.why
+        stale = self._inputs(stage, "stale")
+        return plan.hit, "stale" if stale else "current", stale
+
+    def _inputs(self, stage: Stage, state: str) -> tuple[str, ...]:
+        return tuple(f"stage {n} is {state}" for n in stage.inputs if self.states[n] == state)

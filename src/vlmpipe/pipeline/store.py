@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlmpipe.errors import ArtifactError
-from vlmpipe.pipeline.files import sync_tree, write_text
+from vlmpipe.pipeline.files import sync_path, sync_tree, write_text
 from vlmpipe.pipeline.manifest import Manifest, read_manifest
 from vlmpipe.pipeline.stage import Stage
 
 PARTIAL_SUFFIX = ".partial"
 FINGERPRINT_MARK = ".fingerprint"
+VERSION_NAME = re.compile(r"v\d{3,}")
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,13 @@ class RunStore:
                 yield Version(name, folder / name, manifest)
 
     def latest(self, stage: Stage) -> Version | None:
-        """The version that `latest` points to."""
+        """The version that `latest` points to; None where there is none, or it was removed."""
         link = self.stage_folder(stage) / "latest"
         if not link.is_symlink():
             return None
-        return self.version(stage, os.readlink(link))
+        folder = link.with_name(os.readlink(link))
+        manifest = read_manifest(folder)
+        return None if manifest is None else Version(folder.name, folder, manifest)
 
     def version(self, stage: Stage, name: str) -> Version:
         """A version by name.
@@ -60,11 +63,11 @@ class RunStore:
             ArtifactError: when it was never published.
         """
         folder = self.stage_folder(stage) / name
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder) if VERSION_NAME.fullmatch(name) else None
         if manifest is None:
             known = ", ".join(version.name for version in self.versions(stage)) or "none"
             raise ArtifactError(
-                f"stage {stage.name} has no published version {name!r} in {folder.parent}"
+                f"stage {stage.name} has no version {name!r} in {self.stage_folder(stage)}"
                 f" (published: {known})",
                 f"run it: `vlmpipe {stage.name}`",
                 f"choose another: `--use {stage.name}=vNNN`",
@@ -102,6 +105,7 @@ class RunStore:
         name = partial.name.removesuffix(PARTIAL_SUFFIX)
         final = partial.with_name(name)
         partial.rename(final)
+        sync_path(final.parent)
         version = self.version(stage, name)
         self.point_latest(stage, name)
         return version
@@ -119,4 +123,4 @@ class RunStore:
 
     def _numbers(self, stage: Stage) -> list[int]:
         names = (path.name for path in self.stage_folder(stage).glob("v*"))
-        return [int(name[1:]) for name in names if re.fullmatch(r"v\d{3,}", name)]
+        return [int(name[1:]) for name in names if VERSION_NAME.fullmatch(name)]

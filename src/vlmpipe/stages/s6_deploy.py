@@ -11,7 +11,6 @@ from pathlib import Path
 from vlmpipe.config import Config
 from vlmpipe.data.store import load_split
 from vlmpipe.encoding.contract import CONTRACT_NAME, PreprocessContract, read_contract
-from vlmpipe.errors import StageError
 from vlmpipe.pipeline import Outcome, Stage, StageContext, Verdict
 from vlmpipe.pipeline.files import write_json
 from vlmpipe.serving.bundle import place_model, write_bundle
@@ -26,7 +25,7 @@ from vlmpipe.serving.tune_service import Tuned, tune_service
 from vlmpipe.system.llama_cpp import built_with_cuda
 
 PROBES = 4
-"""Held-out samples that the load test goes round."""
+"""Samples that the load test goes round."""
 
 
 def run(context: StageContext) -> Outcome:
@@ -36,7 +35,7 @@ def run(context: StageContext) -> Outcome:
     served, contract = served_files(converted, config.deploy.quant), read_contract(converted)
     bundle = context.folder / "bundle"
     settings = first_settings(config, bundle, served, contract)
-    probes = heldout_probes(context.upstream["setup"] / "data", contract, settings)
+    probes = asked_probes(context.upstream["setup"] / "data", contract, settings)
     tuned = tune_service(
         bundle, settings, contract, config.deploy, probes, context.log_path, context.reporter
     )
@@ -73,21 +72,13 @@ def first_settings(
     return settings
 
 
-def heldout_probes(
+def asked_probes(
     data: Path, contract: PreprocessContract, settings: ServiceSettings
 ) -> list[Probe]:
-    """Questions of real held-out samples.
-
-    Raises:
-        StageError: when there is no held-out sample.
-    """
-    samples = list(islice(load_split(data, "heldout"), PROBES))
-    if not samples:
-        raise StageError(
-            "there is no held-out sample to ask the service about",
-            "hold some out: data.heldout_fraction=0.1 (see `vlmpipe config show data`)",
-        )
-    return [probe_of(sample, contract, settings) for sample in samples]
+    """Questions of real held-out samples; of training samples where none were held out."""
+    heldout = load_split(data, "heldout")
+    samples = heldout if len(heldout) else load_split(data, "train")
+    return [probe_of(sample, contract, settings) for sample in islice(samples, PROBES)]
 
 
 def exercise(
@@ -202,7 +193,7 @@ DEPLOY = Stage(
     # Where `vlmpipe serve` listens, and how long this stage waits, change nothing in the bundle.
     ignores=("deploy.host", "deploy.port", "deploy.startup_timeout_s"),
     consumes={
-        "setup": ("data/heldout.parquet",),
+        "setup": ("data/heldout.parquet", "data/train.parquet"),
         "convert": ("gguf/*", "artifacts.json", CONTRACT_NAME),
     },
     gated_by=("convert",),

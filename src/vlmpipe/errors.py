@@ -18,8 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-INTERRUPTED_EXIT_CODE = 130
-
 
 class VlmpipeError(Exception):
     """Base of all expected errors.
@@ -88,3 +86,9 @@ class LockError(VlmpipeError):
     """Another process holds the lock of this run."""
 
     exit_code = 8
+
+
+class InterruptError(VlmpipeError):
+    """The person, or the system, told the program to stop."""
+
+    exit_code = 130

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import Annotated
 
@@ -14,22 +14,23 @@ from rich.console import Console
 from vlmpipe import __version__
 from vlmpipe.cli import config
 from vlmpipe.cli.console import print_error
-from vlmpipe.cli.execute import resuming_command
+from vlmpipe.cli.output import error_as_json, print_json
 from vlmpipe.cli.run_all import run_all
+from vlmpipe.cli.serve import serve
 from vlmpipe.cli.stage import SUMMARIES, stage_command
 from vlmpipe.cli.status import status
-from vlmpipe.errors import INTERRUPTED_EXIT_CODE, VlmpipeError
+from vlmpipe.errors import ConfigError, InterruptError, StageError, VlmpipeError
+from vlmpipe.pipeline.failures import is_disk_full
 
 app = typer.Typer(
     name="vlmpipe",
-    help="A Qwen vision-language model from QLoRA fine-tuning to a served endpoint, in stages.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 app.command("run-all")(run_all)
-for name in SUMMARIES:
-    app.command(name)(stage_command(name))
+for _name in SUMMARIES:
+    app.command(_name)(stage_command(_name))
+app.command()(serve)
 app.command()(status)
 app.add_typer(config.app, name="config")
 
@@ -38,51 +39,62 @@ app.add_typer(config.app, name="config")
 def version_option(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """A Qwen vision-language model from QLoRA fine-tuning to a served endpoint, in stages."""
+    """A Qwen vision-language model from QLoRA fine-tuning to a served endpoint, in stages.
+
+    Begin with: vlmpipe run-all -c configs/tiny.yaml
+    """
     if version:
-        print(f"vlmpipe {__version__}")
+        typer.echo(f"vlmpipe {__version__}")
         raise typer.Exit
 
 
 def main() -> None:
-    """Entry point: expected errors become messages and exit codes, bugs crash."""
+    """Entry point of the program."""
     signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line: expected errors become messages and exit codes, bugs crash."""
+    as_json = "--json" in argv
     try:
-        app()
+        code = app(args=list(argv) or ["--help"], prog_name="vlmpipe", standalone_mode=False)
     except VlmpipeError as error:
-        _report(error)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _report_interrupt()
-        sys.exit(INTERRUPTED_EXIT_CODE)
+        return _report(error, as_json)
+    except typer.TyperException as error:
+        return _report(_usage(error), as_json)
+    except OSError as exc:
+        if not is_disk_full(exc):
+            raise
+        return _report(StageError(f"no space left on the disk: {exc}", "free some space"), as_json)
+    except Exception as exc:
+        if as_json:
+            bug = {"kind": type(exc).__name__, "exit_code": 1, "message": str(exc)}
+            print_json({"error": bug})
+        raise
+    # typer makes an exit code of an interrupt outside of a run.
+    if code == InterruptError.exit_code:
+        return _report(InterruptError("interrupted"), as_json)
+    return int(code or 0)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _report(error: VlmpipeError) -> None:
-    if "--json" in sys.argv:
-        fault = {
-            "kind": type(error).__name__,
-            "exit_code": error.exit_code,
-            "stage": error.stage,
-            "message": error.message,
-            "problems": list(error.problems),
-            "remedies": list(error.remedies),
-        }
-        print(json.dumps({"error": fault}))
-        return
-    print_error(Console(stderr=True), error)
+def _usage(error: typer.TyperException) -> ConfigError:
+    return ConfigError(
+        error.format_message(),
+        "`vlmpipe --help` lists the commands, `vlmpipe COMMAND --help` what each takes",
+    )
 
 
-def _report_interrupt() -> None:
-    if "--json" in sys.argv:
-        print(json.dumps({"error": {"kind": "Interrupted", "exit_code": INTERRUPTED_EXIT_CODE}}))
-        return
-    console = Console(stderr=True)
-    console.print("[bold yellow]interrupted[/]; what was published stays")
-    console.print(f"  -> go on with: {resuming_command(sys.argv)}", highlight=False, soft_wrap=True)
+def _report(error: VlmpipeError, as_json: bool) -> int:
+    if as_json:
+        print_json(error_as_json(error))
+    else:
+        print_error(Console(stderr=True), error)
+    return error.exit_code
 
 
 if __name__ == "__main__":

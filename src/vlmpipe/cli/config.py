@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from pydantic import BaseModel
@@ -12,31 +12,50 @@ from rich.console import Console
 from rich.markup import escape
 
 from vlmpipe.cli import options
+from vlmpipe.cli.output import print_json
 from vlmpipe.config import load_config
+from vlmpipe.config.faults import section_of
+from vlmpipe.errors import ConfigError
 
-app = typer.Typer(help="Show or check a configuration.", no_args_is_help=True)
+app = typer.Typer(help="Show or check a configuration.")
+
+ShowWords = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Settings such as train.max_steps=20, and sections to show, such as train.lora.",
+        metavar="KEY=VALUE|SECTION",
+    ),
+]
+
+
+class Row(NamedTuple):
+    """One key of the configuration; `value` is None for a key of a list's elements."""
+
+    key: str
+    value: str | None
+    meaning: str
 
 
 @app.command()
 def show(
-    overrides: options.Overrides = None,
+    words: ShowWords = None,
     config: options.ConfigFiles = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Print every key with its value and what it does."""
-    loaded = load_config(config or (), overrides or ())
+    overrides = [word for word in words or () if "=" in word]
+    sections = [word for word in words or () if "=" not in word]
+    loaded = load_config(config or (), overrides)
+    rows = _chosen(list(_rows(loaded)), sections)
     if as_json:
-        print(json.dumps(loaded.model_dump(mode="json", by_alias=True)))
+        print_json(loaded.model_dump(mode="json", by_alias=True))
         return
     console = Console()
-    for key, value, meaning in _rows(loaded, ""):
-        console.print(
-            f"[bold]{key}[/] = {escape(json.dumps(value, ensure_ascii=False))}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        if meaning:
-            console.print(f"    {escape(' '.join(meaning.split()))}", style="dim", soft_wrap=True)
+    for row in rows:
+        value = "" if row.value is None else f" = {escape(row.value)}"
+        console.print(f"[bold]{escape(row.key)}[/]{value}", highlight=False, soft_wrap=True)
+        meaning = escape(" ".join(row.meaning.split()))
+        console.print(f"    {meaning}", style="dim", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -48,16 +67,42 @@ def check(
     """Validate a configuration; all faults are reported together, exit code 2."""
     loaded = load_config(config or (), overrides or ())
     if as_json:
-        print(json.dumps({"valid": True, "run": loaded.run.name}))
+        print_json({"valid": True, "run": loaded.run.name})
     else:
         Console().print(f"valid; run {loaded.run.name!r}", highlight=False)
 
 
-def _rows(section: BaseModel, prefix: str) -> Iterator[tuple[str, Any, str]]:
+def _chosen(rows: list[Row], sections: Sequence[str]) -> list[Row]:
+    unknown = [name for name in sections if not any(_within(row.key, name) for row in rows)]
+    if unknown:
+        raise ConfigError(
+            f"no section or key is named {', '.join(unknown)}",
+            "`vlmpipe config show` prints all of them",
+        )
+    if not sections:
+        return rows
+    return [row for row in rows if any(_within(row.key, name) for name in sections)]
+
+
+def _within(key: str, name: str) -> bool:
+    return key == name or key.startswith((f"{name}.", f"{name}[]."))
+
+
+def _rows(section: BaseModel, prefix: str = "") -> Iterator[Row]:
     plain = section.model_dump(mode="json", by_alias=True)
     for name, field in type(section).model_fields.items():
-        value, key = getattr(section, name), field.alias or name
+        value, key = getattr(section, name), f"{prefix}{field.alias or name}"
         if isinstance(value, BaseModel):
-            yield from _rows(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", plain[key], field.description or ""
+            yield from _rows(value, f"{key}.")
+            continue
+        shown = json.dumps(plain[field.alias or name], ensure_ascii=False)
+        yield Row(key, shown, field.description or "")
+        element = section_of(field.annotation)
+        if element:
+            yield from _element_rows(element, f"{key}[].")
+
+
+def _element_rows(element: type[BaseModel], prefix: str) -> Iterator[Row]:
+    for name, field in element.model_fields.items():
+        default: Any = "" if field.is_required() else f" (default {json.dumps(field.default)})"
+        yield Row(f"{prefix}{field.alias or name}", None, f"{field.description or ''}{default}")

@@ -50,9 +50,9 @@ class RichReporter:
         shown = "  ".join(f"{name.replace('_per_', '/')} {text}" for name, text in fields.items())
         bar = self._progress or self._start_bar()
         if self._task is None:
-            self._task = bar.add_task(label, total=total, fields=shown)
+            self._task = bar.add_task("", total=total, fields="")
         bar.update(
-            self._task, description=escape(label), completed=done, total=total, fields=shown
+            self._task, description=escape(label), completed=done, total=total, fields=escape(shown)
         )
 
     def progress_done(self) -> None:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from vlmpipe.cli.console import RichReporter
-from vlmpipe.config import Config, load_config
-from vlmpipe.errors import ConfigError
+from vlmpipe.cli.output import stdout_reserved
+from vlmpipe.cli.results import print_plan, print_results
+from vlmpipe.config import load_config
+from vlmpipe.errors import ConfigError, GateError, InterruptError
 from vlmpipe.evaluation.report import write_report
 from vlmpipe.pipeline import Runner, RunOptions, RunStore, StageResult
+from vlmpipe.pipeline.failures import notes_of
 from vlmpipe.stages import STAGES
 from vlmpipe.system.facts import git_commit, run_facts
 
@@ -43,36 +45,63 @@ def execute(request: Request) -> None:
     quieten_libraries()
     console = Console(stderr=request.as_json)
     store = RunStore(config.run.outputs_dir, config.run.name)
-    options = RunOptions(
+    reporter = RichReporter(console)
+    runner = Runner(STAGES, config, store, reporter, run_options(request, sys.argv))
+    if request.dry_run:
+        print_plan(runner, console, as_json=request.as_json)
+        return
+    with stdout_reserved(request.as_json):
+        results = _run(runner, reporter)
+        report = write_report(store.folder, cached={r.stage for r in results if r.cached})
+    print_results(
+        config.run.name, results, report, console, same_run(request), as_json=request.as_json
+    )
+
+
+def run_options(request: Request, argv: Sequence[str]) -> RunOptions:
+    """The request as the runner knows it, with what is recorded of this invocation."""
+    return RunOptions(
         first=request.first,
         last=request.last,
         force=frozenset(request.force),
         use=dict(_chosen_version(word) for word in request.use),
         allow_failed_gate=request.allow_failed_gate,
-        command=resuming_command(sys.argv),
-        argv=tuple(sys.argv),
+        command=shlex.join(["vlmpipe", *argv[1:]]),
+        resume=partial(resuming_command, argv),
+        argv=tuple(argv),
         facts=run_facts(),
         git_commit=git_commit(),
     )
-    runner = Runner(STAGES, config, store, RichReporter(console), options)
-    if request.dry_run:
-        _print_plan(runner, console, as_json=request.as_json)
-        return
-    results = runner.run()
-    report = write_report(store.folder)
-    _print_results(config, results, report, console, as_json=request.as_json)
 
 
-def resuming_command(argv: Sequence[str]) -> str:
-    """The same command without `--force`: what is published by then is cached."""
-    words, kept = list(argv[1:]), ["vlmpipe"]
+def resuming_command(argv: Sequence[str], still_to_force: Collection[str] = ()) -> str:
+    """The same command, with `--force` for the stages alone that were not made again yet."""
+    command, words = argv[1:2], list(argv[2:])
+    kept = ["vlmpipe", *command]
     while words:
         word = words.pop(0)
-        if word == "--force":
-            words[:1] = []
-        elif not word.startswith("--force="):
+        if word != "--force" and not word.startswith("--force="):
             kept.append(word)
+            continue
+        stage = _forced_stage(word, command, words)
+        if stage in still_to_force:
+            kept += ["--force"] if [stage] == command else ["--force", stage]
     return shlex.join(kept)
+
+
+def _forced_stage(word: str, command: Sequence[str], following: list[str]) -> str:
+    """`run-all` names the stage after the flag or its `=`; a stage's own command means itself."""
+    if "=" in word:
+        return word.partition("=")[2]
+    if list(command) != ["run-all"]:
+        return command[0]
+    return following.pop(0) if following else ""
+
+
+def same_run(request: Request) -> list[str]:
+    """The words that make another command mean the same run."""
+    files = [word for file in request.files for word in ("-c", str(file))]
+    return [*files, *request.overrides]
 
 
 def quieten_libraries() -> None:
@@ -84,54 +113,25 @@ def quieten_libraries() -> None:
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 
+def _run(runner: Runner, reporter: RichReporter) -> list[StageResult]:
+    try:
+        return runner.run()
+    except GateError as error:
+        report = write_report(runner.store.folder)
+        error.remedies = (f"see what was measured: {report}", *error.remedies)
+        raise
+    except KeyboardInterrupt as exc:
+        raise InterruptError(
+            "interrupted; what was published stays",
+            *notes_of(exc),
+            f"go on with: {runner.resuming_command()}",
+        ) from exc
+    finally:
+        reporter.progress_done()
+
+
 def _chosen_version(word: str) -> tuple[str, str]:
     stage, separator, version = word.partition("=")
     if not separator or not version:
         raise ConfigError(f"--use {word!r} is not STAGE=vNNN, e.g. --use train=v002")
     return stage, version
-
-
-def _print_plan(runner: Runner, console: Console, *, as_json: bool) -> None:
-    rows: list[dict[str, Any]] = [
-        {"stage": stage.name, "number": stage.number, "action": action, "why": list(why)}
-        for stage, action, why in runner.plans()
-    ]
-    if as_json:
-        print(json.dumps({"dry_run": True, "stages": rows}))
-        return
-    for row in rows:
-        why = ", ".join(row["why"])
-        console.print(f"{row['number']} {row['stage']:<9} {row['action']:<8} {why}", soft_wrap=True)
-
-
-def _print_results(
-    config: Config,
-    results: Sequence[StageResult],
-    report: Path,
-    console: Console,
-    *,
-    as_json: bool,
-) -> None:
-    if as_json:
-        stages = [_plain(result) for result in results]
-        print(json.dumps({"run": config.run.name, "stages": stages, "report": str(report)}))
-        return
-    for result in results:
-        for line in result.summary:
-            console.print(f"  {result.stage}: {line}", highlight=False, markup=False, soft_wrap=True)
-        if result.verdict is not None and not result.verdict.passed:
-            for reason in result.verdict.reasons:
-                console.print(
-                    f"  {result.stage} gate ({result.verdict.mode}): {reason}",
-                    style="yellow",
-                    markup=False,
-                    soft_wrap=True,
-                )
-    console.print(f"report: {report}", highlight=False, soft_wrap=True)
-
-
-def _plain(result: StageResult) -> dict[str, Any]:
-    row = asdict(result)
-    row["verdict"] = result.verdict.model_dump() if result.verdict else None
-    row["summary"] = list(result.summary)
-    return row

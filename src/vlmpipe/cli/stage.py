@@ -24,7 +24,7 @@ def stage_command(name: str) -> Callable[..., None]:
     def run_one(
         overrides: options.Overrides = None,
         config: options.ConfigFiles = None,
-        force: bool = options.FORCE_THIS,
+        force: options.ForceThis = False,
         use: options.Use = None,
         allow_failed_gate: options.AllowFailedGate = False,
         dry_run: options.DryRun = False,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vlmpipe.cli import options
+from vlmpipe.cli.output import print_json
 from vlmpipe.config import load_config
 from vlmpipe.pipeline import RunStore, run_status
 from vlmpipe.stages import STAGES
@@ -40,12 +41,14 @@ def status(
             }
             for row in rows
         ]
-        print(json.dumps({"run": loaded.run.name, "stages": stages}))
+        print_json({"run": loaded.run.name, "stages": stages})
         return
-    table = Table(title=f"run {loaded.run.name} ({store.folder})", title_justify="left")
+    table = Table(title=escape(f"run {loaded.run.name} ({store.folder})"), title_justify="left")
     for column in ("", "stage", "version", "state", "why"):
         table.add_column(column)
     for row in rows:
         state = f"[{COLOURS[row.state]}]{row.state}[/]"
-        table.add_row(str(row.number), row.stage, row.version or "-", state, ", ".join(row.why))
+        table.add_row(
+            str(row.number), row.stage, row.version or "-", state, escape(", ".join(row.why))
+        )
     Console().print(table)

@@ -80,7 +80,7 @@ class Runner:
         self._taken = self._given_versions()
         undecided: set[str] = set()
         for stage in self.selected():
-            waits = tuple(name for name in stage.inputs if name in undecided)
+            waits = tuple(f"on {name}" for name in stage.inputs if name in undecided)
             action, why = ("depends", waits) if waits else self._foresee(stage)
             if action != "cached":
                 undecided.add(stage.name)

@@ -81,9 +81,9 @@ class LlamaRuntime:
 
     def piece(self, token: int) -> bytes:
         """Bytes that a token stands for; none for a control token."""
-        buffer = (ctypes.c_char * 512)()
+        buffer = ctypes.create_string_buffer(512)
         count = self._llama.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, False)
-        return bytes(buffer[: max(count, 0)])
+        return buffer.raw[: max(count, 0)]
 
     def ends_generation(self, token: int) -> bool:
         """Whether the model itself marks the token as an end."""

@@ -111,7 +111,7 @@ def _validation(stages: Stages, results: Mapping[str, Any]) -> dict[str, Any] | 
         "primary_title": title_of(primary),
         "speed": speed_table(metrics),
         "memory_mib": metrics.get("memory/peak_mib"),
-        "notes": results.get("notes", []),
+        "notes": [note for note in results.get("notes", []) if "image reliance" not in note],
     }
 
 

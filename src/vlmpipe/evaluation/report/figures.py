@@ -11,7 +11,7 @@ TITLES = {
     "teds": "TEDS",
     "teds_structure": "TEDS, structure only",
     "exact_match": "exact match",
-    "agreement": "character agreement (1 − CER)",
+    "agreement": "character agreement",
     "cer": "character error rate",
     "loss": "target loss, nats a token",
     "cut": "answers cut at the limit",

@@ -57,6 +57,8 @@ def _drawing(rows: Rows, size_in: tuple[float, float]) -> str:
 
 
 def _draw(axes: Axes, rows: Rows) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     drawn = [row for row in rows if _has(row, "loss")]
     phases = groupby(drawn, key=lambda row: str(row.get("phase", "")))
     for index, (phase, group) in enumerate(phases):
@@ -75,6 +77,7 @@ def _draw(axes: Axes, rows: Rows) -> None:
         axes.plot(steps, losses, "D", color=INK, markersize=4, label="held-out")
     axes.set(xlabel="step", ylabel="loss, nats a token")
     axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25, color=INK)
     axes.figure.legend(frameon=False, ncols=4, loc="outside upper left")

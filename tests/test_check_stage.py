@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vlmpipe.config import Config, load_config
-from vlmpipe.errors import CheckError
+from vlmpipe.errors import CheckError, ConfigError
 from vlmpipe.pipeline import Runner, RunOptions, RunStore
 from vlmpipe.pipeline.events import SilentReporter
 from vlmpipe.stages.s0_check import CHECK
@@ -270,3 +270,12 @@ def test_each_advice_or_fault_has_a_remedy() -> None:
     rows = requirements.requirements_of(config, poor)
     assert all(row.remedy for row in rows if row.status != "ok")
     assert sum(row.status == "advice" for row in rows) >= 5
+
+
+def test_an_unknown_quant_type_is_refused_before_any_training(
+    check: Callable[..., Path],
+) -> None:
+    with pytest.raises(ConfigError, match="q4_k_x") as caught:
+        check('convert.quants=["q4_k_x"]')
+    assert "did you mean q4_k_" in str(caught.value)
+    assert caught.value.exit_code == 2

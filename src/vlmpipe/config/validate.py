@@ -26,7 +26,7 @@ class ValidateConfig(Section):
     max_overfit_gap: float = Field(0.5, ge=0, le=1)
     """Over-fit when the primary metric on training probes exceeds the held-out one by more."""
 
-    min_image_gain: float = Field(0.0)
+    min_image_gain: float = Field(0.05)
     """Image reliance: mean target loss, in nats a token, with another sample's image minus that
     with the true one. Below this the model answers from the language prior, and the gate refuses.
     Does not apply to text-only models."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from vlmpipe.config import Config
+from vlmpipe.config.convert import ConvertConfig
 from vlmpipe.errors import CheckError
+from vlmpipe.export.quants import known_quants
 from vlmpipe.pipeline import Outcome, Stage, StageContext
 from vlmpipe.pipeline.files import write_json
+from vlmpipe.system.llama_cpp import installed_version
 from vlmpipe.system.probes import probe_machine
 from vlmpipe.system.requirements import requirements_of
 from vlmpipe.system.rows import Requirement
@@ -19,8 +23,10 @@ def run(context: StageContext) -> Outcome:
     """Write every requirement with what was found into `check.json`.
 
     Raises:
+        ConfigError: for a quant type that llama.cpp does not know: training must not come first.
         CheckError: listing all that is missing, each with its remedy.
     """
+    _refuse_unknown_quants(context.config)
     rows = requirements_of(context.config, probe_machine())
     write_json(context.folder / RESULT_NAME, {"requirements": [asdict(row) for row in rows]})
     for row in rows:
@@ -29,6 +35,13 @@ def run(context: StageContext) -> Outcome:
     if missing:
         raise _refusal(missing)
     return Outcome(metrics=_counts(rows), summary=_summary(rows))
+
+
+def _refuse_unknown_quants(config: Config) -> None:
+    """The shipped types need no asking; others cost llama.cpp's import."""
+    others = set(config.convert.quants) - set(ConvertConfig().quants)
+    if others and installed_version():  # a row says so where it is missing
+        known_quants(config.convert.quants)
 
 
 def _refusal(missing: Sequence[Requirement]) -> CheckError:

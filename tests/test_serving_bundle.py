@@ -16,7 +16,8 @@ from starlette.testclient import TestClient
 import serving_fakes as fakes
 from vlmpipe.errors import ArtifactError, ConfigError
 from vlmpipe.serving.app import create_app
-from vlmpipe.serving.bundle import curl_example, kubernetes_name, place_model, write_bundle
+from vlmpipe.serving.bundle import kubernetes_name, place_model, write_bundle
+from vlmpipe.serving.example import curl_example
 from vlmpipe.serving.quants import served_files
 from vlmpipe.serving.settings import read_settings
 
@@ -125,7 +126,7 @@ def test_names_in_kubernetes_are_dns_labels(model_id: str, name: str) -> None:
 @pytest.mark.parametrize("message", ["Read it.", 'It\'s $(rm -rf /) "`x`" 50% \\n', "표를 읽어라"])
 def test_the_example_gives_a_shell_nothing_but_valid_json(message: str, tmp_path: Path) -> None:
     (tmp_path / "page.png").write_bytes(fakes.picture())
-    example = curl_example("URL", message, vision=True).replace("curl URL/chat", "cat #")
+    example = curl_example("URL", message, image="page.png").replace("curl URL/chat", "cat #")
     sent = subprocess.run(["bash", "-c", example], capture_output=True, check=True, cwd=tmp_path)
     body = json.loads(sent.stdout)
     assert body["images"] == [fakes.encoded(fakes.picture())]

@@ -53,9 +53,7 @@ def execute(request: Request) -> None:
     with stdout_reserved(request.as_json):
         results = _run(runner, reporter)
         report = write_report(store.folder, cached={r.stage for r in results if r.cached})
-    print_results(
-        config.run.name, results, report, console, same_run(request), as_json=request.as_json
-    )
+    print_results(config, results, report, console, same_run(request), as_json=request.as_json)
 
 
 def run_options(request: Request, argv: Sequence[str]) -> RunOptions:

@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from vlmpipe.cli.output import print_json
+from vlmpipe.config import Config
 from vlmpipe.pipeline import Runner, StageResult
+from vlmpipe.serving.example import example_of_run
 
 
 def print_plan(runner: Runner, console: Console, *, as_json: bool) -> None:
@@ -31,7 +33,7 @@ def print_plan(runner: Runner, console: Console, *, as_json: bool) -> None:
 
 
 def print_results(
-    run: str,
+    config: Config,
     results: Sequence[StageResult],
     report: Path,
     console: Console,
@@ -44,13 +46,19 @@ def print_results(
     serve = shlex.join(["vlmpipe", "serve", *same_run]) if deployed else None
     if as_json:
         stages = [asdict(result) | {"verdict": _plain_verdict(result)} for result in results]
-        print_json({"run": run, "stages": stages, "report": str(report), "serve": serve})
+        print_json(
+            {"run": config.run.name, "stages": stages, "report": str(report), "serve": serve}
+        )
         return
     for result in results:
         _print_result(result, console)
     console.print(f"report: {report}", highlight=False, markup=False, soft_wrap=True)
     if serve:
         console.print(f"serve:  {serve}", highlight=False, markup=False, soft_wrap=True)
+        url = f"http://{config.deploy.host}:{config.deploy.port}"
+        example = example_of_run(report.parent, url)
+        if example:
+            console.print(f"then:   {example}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_result(result: StageResult, console: Console) -> None:

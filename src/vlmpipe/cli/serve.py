@@ -30,7 +30,7 @@ def serve(
     as_json: options.AsJson = False,
 ) -> None:
     """Serve what deploy published, until Ctrl-C."""
-    from vlmpipe.serving.bundle import curl_example
+    from vlmpipe.serving.example import ANY_IMAGE, curl_example, example_of_run
     from vlmpipe.serving.run import bind, run_gateway, url_of
     from vlmpipe.serving.settings import read_settings
 
@@ -43,7 +43,10 @@ def serve(
     if as_json:
         typer.echo(json.dumps({"url": url, "model": settings.model_id, "bundle": str(folder)}))
     console.print(f"serving [bold]{escape(settings.model_id)}[/] on {url} (Ctrl-C stops it)")
-    curl = curl_example(url, EXAMPLE_QUESTION, vision=settings.has_vision)
+    image = ANY_IMAGE if settings.has_vision else None
+    run_folder = loaded.run.outputs_dir / loaded.run.name
+    known = None if bundle else example_of_run(run_folder, url)
+    curl = known or curl_example(url, EXAMPLE_QUESTION, image=image)
     console.print(curl, markup=False, highlight=False, soft_wrap=True)
     run_gateway(folder, listening, worker_log=log, on_state=lambda state: console.print(state))
 

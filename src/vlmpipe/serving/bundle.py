@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 
 from vlmpipe.pipeline.files import write_json
 from vlmpipe.serving.dashboard import dashboard
+from vlmpipe.serving.example import ANY_IMAGE, curl_example
 from vlmpipe.serving.settings import ServiceSettings
 
 PORT = 8000
@@ -64,28 +65,12 @@ def write_bundle(
         text = _SOURCES.joinpath(source.lstrip(".")).read_text(encoding="utf-8")
         (bundle / source).write_text(text, encoding="utf-8")
     readme = _SOURCES.joinpath("README.md").read_text(encoding="utf-8")
-    curl = curl_example(f"http://127.0.0.1:{PORT}", example, vision=settings.has_vision)
+    curl = curl_example(
+        f"http://127.0.0.1:{PORT}", example, image=ANY_IMAGE if settings.has_vision else None
+    )
     readme = readme.replace("@MODEL@", settings.model_id).replace("@CURL@", curl)
     readme = readme.replace("@NAME@", name)
     (bundle / "README.md").write_text(readme, encoding="utf-8")
-
-
-def curl_example(url: str, message: str, *, vision: bool) -> str:
-    """One request that a person can paste into a shell; `page.png` stands for their own image."""
-    if not vision:
-        body = f'{{"message": "{_plain(message)}"}}'
-        return f"curl {url}/chat -H 'Content-Type: application/json' -d '{body}'"
-    return (
-        f'printf \'{{"message": "{_plain(message)}", "images": ["%s"]}}\''
-        f' "$(base64 -w0 page.png)" \\\n'
-        f"  | curl {url}/chat -H 'Content-Type: application/json' -d @-"
-    )
-
-
-def _plain(message: str) -> str:
-    """Text that means nothing to a shell, to printf or to JSON."""
-    line = " ".join(re.sub(r"[^\w .,?!:()-]", " ", message).split())
-    return line if len(line) <= 80 else line[:80].rsplit(" ", 1)[0]
 
 
 def kubernetes_name(model_id: str) -> str:

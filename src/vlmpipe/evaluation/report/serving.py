@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from vlmpipe.evaluation.report.stages import PublishedStage
+from vlmpipe.serving.example import ANY_IMAGE, curl_example, example_of_run
 
 HOST, PORT = "127.0.0.1", "8000"
 """Where `vlmpipe serve` listens unless told otherwise."""
@@ -17,7 +18,9 @@ def serving_commands(deploy: PublishedStage) -> list[tuple[str, str]]:
     address = f"http://{HOST}:{_word(argv, 'deploy.port') or PORT}"
     service = deploy.read_json("bundle/service.json")
     vision = not isinstance(service, dict) or service.get("has_vision", True)
-    ask = _ask_about_image(address) if vision else _ask(address)
+    ask = example_of_run(deploy.folder.parents[1], address) or curl_example(
+        address, "What does this show?", image=ANY_IMAGE if vision else None
+    )
     return [
         ("start it", shlex.join(argv)),
         ("is it ready?", f"curl {address}/health"),
@@ -43,16 +46,3 @@ def serve_argv(argv: Sequence[str]) -> list[str]:
 def _word(argv: Sequence[str], key: str) -> str | None:
     values = [word.removeprefix(f"{key}=") for word in argv if word.startswith(f"{key}=")]
     return shlex.quote(values[-1]) if values else None
-
-
-def _ask(address: str) -> str:
-    body = '{"message": "What is a branch in git?"}'
-    return f"curl {address}/chat -H 'Content-Type: application/json' -d '{body}'"
-
-
-def _ask_about_image(address: str) -> str:
-    return (
-        'printf \'{"message": "What does this show?", "images": ["%s"]}\''
-        ' "$(base64 -w0 page.png)" \\\n'
-        f"  | curl {address}/chat -H 'Content-Type: application/json' -d @-"
-    )

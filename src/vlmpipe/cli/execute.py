@@ -131,5 +131,8 @@ def _run(runner: Runner, reporter: RichReporter) -> list[StageResult]:
 def _chosen_version(word: str) -> tuple[str, str]:
     stage, separator, version = word.partition("=")
     if not separator or not version:
-        raise ConfigError(f"--use {word!r} is not STAGE=vNNN, e.g. --use train=v002")
+        raise ConfigError(
+            f"--use {word!r} is not STAGE=vNNN",
+            "name a published version, e.g. --use train=v002; `vlmpipe status` names the latest",
+        )
     return stage, version

@@ -21,7 +21,7 @@ from vlmpipe.pipeline.manifest import Manifest, problems_of, verify_outputs
 from vlmpipe.pipeline.options import RunOptions, StageResult
 from vlmpipe.pipeline.plan import Plan, handed_on, plan_stage, resolve_upstream
 from vlmpipe.pipeline.record import manifest_of, output_records
-from vlmpipe.pipeline.stage import ConfigLike, Stage, StageContext, stage_named
+from vlmpipe.pipeline.stage import ConfigLike, Stage, StageContext
 from vlmpipe.pipeline.store import RunStore, Version
 
 
@@ -62,14 +62,7 @@ class Runner:
 
     def selected(self) -> list[Stage]:
         """Stages from `first` to `last`, those given by `use` left out."""
-        names = [stage.name for stage in self.stages]
-        start = names.index(self.options.first) if self.options.first else 0
-        end = names.index(self.options.last) if self.options.last else len(names) - 1
-        if start > end:
-            raise ConfigError(
-                f"--from {names[start]} comes after --to {names[end]}",
-                f"stages in order: {', '.join(names)}",
-            )
+        start, end = self._bounds()
         return [s for s in self.stages[start : end + 1] if s.name not in self.options.use]
 
     def plans(self) -> Iterator[tuple[Stage, str, tuple[str, ...]]]:
@@ -95,18 +88,31 @@ class Runner:
         """Where a stage logs: beside the stages, outside published versions."""
         return self.store.folder / "logs" / f"{stage.folder_name}.log"
 
+    def _bounds(self) -> tuple[int, int]:
+        names = [stage.name for stage in self.stages]
+        start = names.index(self.options.first) if self.options.first else 0
+        end = names.index(self.options.last) if self.options.last else len(names) - 1
+        return start, end
+
     def _check_names(self) -> None:
-        options = self.options
+        options, names = self.options, [stage.name for stage in self.stages]
         asked = {*options.force, *options.use, options.first, options.last} - {None}
-        unknown = sorted(str(n) for n in asked if stage_named(self.stages, str(n)) is None)
+        unknown = sorted(str(name) for name in asked if name not in names)
         if unknown:
-            known = ", ".join(stage.name for stage in self.stages)
-            raise ConfigError(f"no stage is named {', '.join(unknown)}", f"stages: {known}")
+            raise ConfigError(
+                f"no stage is named {', '.join(unknown)}", f"stages: {', '.join(names)}"
+            )
         both = sorted(options.force & set(options.use))
         if both:
             raise ConfigError(
                 f"{both[0]} is given both to --force (run it) and to --use (do not run it)",
                 "keep one of them",
+            )
+        start, end = self._bounds()
+        if start > end:
+            raise ConfigError(
+                f"--from {options.first} comes after --to {options.last}",
+                f"stages in order: {', '.join(names)}",
             )
 
     def _given_versions(self) -> dict[str, Version]:

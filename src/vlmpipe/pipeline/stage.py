@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -99,8 +99,3 @@ class Stage:
     def inputs(self) -> tuple[str, ...]:
         """Every upstream stage that must be published first."""
         return (*self.consumes, *(name for name in self.gated_by if name not in self.consumes))
-
-
-def stage_named(stages: Sequence[Stage], name: str) -> Stage | None:
-    """The stage of that name, or None."""
-    return next((stage for stage in stages if stage.name == name), None)

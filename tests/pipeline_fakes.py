@@ -99,6 +99,10 @@ class Reporter(SilentReporter):
         """Remember."""
         self.told.append(f"{stage} cached: {version}")
 
+    def note(self, text: str) -> None:
+        """Remember."""
+        self.told.append(text)
+
 
 class Run:
     """A run of fake stages in a folder of its own."""

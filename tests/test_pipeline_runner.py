@@ -135,6 +135,16 @@ def test_from_and_to_run_a_part_of_the_road(run: Run) -> None:
     assert run.done(first="use", last="use") == {"use": "v001*"}
 
 
+def test_a_part_says_when_it_takes_an_input_of_other_settings(run: Run) -> None:
+    run()
+    changed = FakeConfig(make={"text": "other"}, end={"suffix": "?"})
+    assert run.done(changed, first="end") == {"end": "v002"}
+    assert run.told[0] == "taking use v001 as it is, though stale: stage make is stale"
+    run(changed, first="end", use={"use": "v001"})
+    run(FakeConfig(end={"suffix": "?"}), first="end")
+    assert run.told == ["end cached: v002"]
+
+
 def test_a_part_whose_inputs_were_never_made_names_the_ways_out(run: Run) -> None:
     with pytest.raises(ArtifactError, match="end needs stage use") as caught:
         run(first="end")

@@ -22,6 +22,7 @@ from vlmpipe.pipeline.options import RunOptions, StageResult
 from vlmpipe.pipeline.plan import Plan, handed_on, plan_stage, resolve_upstream
 from vlmpipe.pipeline.record import manifest_of, output_records
 from vlmpipe.pipeline.stage import ConfigLike, Stage, StageContext
+from vlmpipe.pipeline.status import stale_among
 from vlmpipe.pipeline.store import RunStore, Version
 
 
@@ -56,6 +57,7 @@ class Runner:
         with run_lock(self.store.folder, self.options.command):
             try:
                 self._taken = self._given_versions()
+                self._note_stale_inputs()
                 return [self._advance(stage) for stage in self.selected()]
             finally:
                 self._hashes.save()
@@ -120,6 +122,15 @@ class Runner:
             name: self.store.version(self._by_name[name], version)
             for name, version in self.options.use.items()
         }
+
+    def _note_stale_inputs(self) -> None:
+        """`vlmpipe merge` takes the latest train as it is; say so where the settings differ."""
+        selected = self.selected()
+        made = {stage.name for stage in selected} | set(self.options.use)
+        inputs = {name for stage in selected for name in stage.inputs} - made
+        for row in stale_among(self.stages, self.config, self.store, inputs):
+            why = ", ".join(row.why)
+            self.reporter.note(f"taking {row.stage} {row.version} as it is, though stale: {why}")
 
     def _plan(self, stage: Stage) -> Plan:
         upstream = resolve_upstream(stage, self._by_name, self.store, self._taken)

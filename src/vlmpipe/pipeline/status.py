@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from vlmpipe.pipeline.fingerprint import HashIndex
@@ -36,10 +36,21 @@ def run_status(
         ArtifactError: when a published file is not what was published.
     """
     survey = _Survey(stages, config, store)
-    rows = [survey.row(stage, verify=verify) for stage in stages]
+    rows = [survey.row(stage) for stage in stages]
+    for version in survey.versions.values():
+        verify_outputs(version.folder, version.manifest, thorough=verify)
     if store.folder.is_dir():
         survey.hashes.save()
     return rows
+
+
+def stale_among(
+    stages: Sequence[Stage], config: ConfigLike, store: RunStore, names: Collection[str]
+) -> list[StageStatus]:
+    """The rows of those stages among `names` that are stale; no file is held against its hash."""
+    survey = _Survey(stages, config, store)
+    rows = [survey.row(stage) for stage in stages]
+    return [row for row in rows if row.stage in names and row.state == "stale"]
 
 
 class _Survey:
@@ -53,12 +64,11 @@ class _Survey:
         self.versions: dict[str, Version] = {}
         self.states: dict[str, str] = {}
 
-    def row(self, stage: Stage, *, verify: bool) -> StageStatus:
+    def row(self, stage: Stage) -> StageStatus:
         """State of a stage whose inputs were looked at before."""
         version, state, why = self._judge(stage)
         self.states[stage.name] = state
         if version is not None:
-            verify_outputs(version.folder, version.manifest, thorough=verify)
             self.versions[stage.name] = version
         name = version.name if version else None
         return StageStatus(stage.name, stage.number, name, state, why)

@@ -198,7 +198,7 @@ def test_a_run_in_words_shows_stages_verdict_and_report(
     told = capfd.readouterr().out
     for part in (
         "2 train (never published)",
-        "published v001",
+        "done: v001 in",
         "train: made [it]",
         "train gate (report): too [low]",
         "report: outputs/default/report.html",
@@ -208,6 +208,24 @@ def test_a_run_in_words_shows_stages_verdict_and_report(
     told = capfd.readouterr().out
     assert "2 train cached v001" in told
     assert "too [low]" not in told
+
+
+def test_a_deployed_run_ends_with_how_to_serve_and_ask_it(
+    at: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answered(context: StageContext) -> Outcome:
+        (context.folder / "predictions.jsonl").write_text('{"prompt": "What is this?"}\n')
+        return Outcome()
+
+    validate = Stage(name="validate", number=3, version=1, run=answered)
+    with_stages(monkeypatch, validate, Stage(name="deploy", number=6, version=1, run=small().run))
+    assert call(monkeypatch, "run-all", "deploy.host=0.0.0.0", "deploy.port=8123") == 0
+    told = capsys.readouterr().out
+    assert "serve:  vlmpipe serve deploy.host=0.0.0.0 deploy.port=8123\n" in told
+    assert "then:   curl http://127.0.0.1:8123/chat " in told
+    assert "What is this?" in told
+    assert call(monkeypatch, "run-all", "deploy.port=0") == 0
+    assert "then:" not in capsys.readouterr().out
 
 
 def test_status_as_json_has_its_schema(

@@ -35,9 +35,9 @@ class RichReporter:
         self._print(f"[bold]{number} {stage}[/] [green]cached[/] {version}")
 
     def stage_finished(self, stage: str, number: int, version: str, seconds: float) -> None:
-        """A stage was published."""
+        """A stage has its version: a new one, or the one that it found the same again."""
         self.progress_done()
-        self._print(f"  [green]published {version}[/] in {seconds:.1f} s")
+        self._print(f"  [green]done: {version}[/] in {seconds:.1f} s")
 
     def note(self, text: str) -> None:
         """An indented line."""

@@ -16,6 +16,9 @@ from vlmpipe.config import Config
 from vlmpipe.pipeline import Runner, StageResult
 from vlmpipe.serving.example import example_of_run
 
+REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+"""An address that listens everywhere, as a client on this machine writes it."""
+
 
 def print_plan(runner: Runner, console: Console, *, as_json: bool) -> None:
     """Each stage with what it would do, and why."""
@@ -52,25 +55,33 @@ def print_results(
         return
     for result in results:
         _print_result(result, console)
-    console.print(f"report: {report}", highlight=False, markup=False, soft_wrap=True)
+    _print_line(console, f"report: {report}")
     if serve:
-        console.print(f"serve:  {serve}", highlight=False, markup=False, soft_wrap=True)
-        url = f"http://{config.deploy.host}:{config.deploy.port}"
-        example = example_of_run(report.parent, url)
+        _print_line(console, f"serve:  {serve}")
+        example = _example(config, report.parent)
         if example:
-            console.print(f"then:   {example}", highlight=False, markup=False, soft_wrap=True)
+            _print_line(console, f"then:   {example}")
+
+
+def _example(config: Config, run_folder: Path) -> str | None:
+    """One request to the service; None where its port is chosen only when it starts."""
+    host, port = config.deploy.host, config.deploy.port
+    url = f"http://{REACHED_AT.get(host, host)}:{port}"
+    return example_of_run(run_folder, url) if port else None
+
+
+def _print_line(console: Console, text: str, style: str | None = None) -> None:
+    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_result(result: StageResult, console: Console) -> None:
     for line in result.summary:
-        text = f"  {result.stage}: {line}"
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        _print_line(console, f"  {result.stage}: {line}")
     verdict = result.verdict
     if verdict is None or verdict.passed or verdict.mode == "off":
         return
     for reason in verdict.reasons:
-        text = f"  {result.stage} gate ({verdict.mode}): {reason}"
-        console.print(text, style="yellow", markup=False, soft_wrap=True)
+        _print_line(console, f"  {result.stage} gate ({verdict.mode}): {reason}", "yellow")
 
 
 def _plain_verdict(result: StageResult) -> dict[str, Any] | None:

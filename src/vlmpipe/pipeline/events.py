@@ -15,7 +15,7 @@ class Reporter(Protocol):
         """A published version serves."""
 
     def stage_finished(self, stage: str, number: int, version: str, seconds: float) -> None:
-        """A stage was published."""
+        """A stage has its version: a new one, or the one that it found the same again."""
 
     def note(self, text: str) -> None:
         """One line for the person who watches."""

@@ -89,7 +89,8 @@ def resolve_upstream(
         if version is None:
             raise ArtifactError(
                 f"stage {stage.name} needs stage {name}, which has not been run in {store.folder}",
-                f"run what is missing on the way: `vlmpipe run-all --to {stage.name}`",
+                f"run what is missing on the way: `vlmpipe run-all --to {stage.name}` with the same"
+                " options",
                 f"or that stage alone: `vlmpipe {name}`",
             )
         upstream[name] = version

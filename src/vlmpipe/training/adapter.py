@@ -8,6 +8,7 @@ from typing import Any
 
 from vlmpipe.config.train import TrainConfig
 from vlmpipe.errors import ConfigError
+from vlmpipe.models.base import BaseModelFolder
 from vlmpipe.models.families import Family
 
 
@@ -79,6 +80,17 @@ def load_adapter_weights(model: Any, checkpoint: Path) -> None:
     from safetensors.torch import load_file
 
     set_peft_model_state_dict(model, load_file(str(checkpoint / "adapter_model.safetensors")))
+
+
+def save_adapter(model: Any, base: BaseModelFolder, folder: Path) -> None:
+    """Write a PEFT model's adapter: the same training gives the same bytes wherever it ran."""
+    config = model.peft_config["default"]
+    # PEFT would name the folder that the base happens to lie in here.
+    config.base_model_name_or_path, config.revision = base.id, base.revision
+    # Embeddings are never trained; left to decide, PEFT would ask the hub for that name.
+    model.save_pretrained(folder, save_embedding_layers=False)
+    # A template that nobody has filled in, with that folder in it; merge writes the model card.
+    (folder / "README.md").unlink(missing_ok=True)
 
 
 def _last_blocks(model: Any, family: Family, count: int) -> list[str]:

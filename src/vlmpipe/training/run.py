@@ -18,7 +18,7 @@ from vlmpipe.models.loading import load_model, load_tokenizer, resolve_dtype
 from vlmpipe.models.quiet import quiet_transformers
 from vlmpipe.pipeline import Outcome, StageContext, Verdict
 from vlmpipe.pipeline.files import write_json
-from vlmpipe.training.adapter import make_trainable
+from vlmpipe.training.adapter import make_trainable, save_adapter
 from vlmpipe.training.callbacks import read_rows
 from vlmpipe.training.census import Census, lora_layers, refuse_misquantized, take_census
 from vlmpipe.training.curriculum import Phase, plan_phases
@@ -75,7 +75,7 @@ def train(context: StageContext, base: BaseModelFolder, data: TrainingData) -> O
         reporter=context.reporter,
     )
     session.run()
-    _hand_on(context.folder, model, encoder, config, contract)
+    _hand_on(context.folder, model, base, encoder, config, contract)
     keep_chosen_checkpoints(session)
     return _outcome(session, census, dtype)
 
@@ -115,7 +115,12 @@ def _some(samples: Sequence[Sample], phase: Phase) -> list[Sample]:
 
 
 def _hand_on(
-    folder: Path, model: Any, encoder: Encoder, config: Config, contract: PreprocessContract
+    folder: Path,
+    model: Any,
+    base: BaseModelFolder,
+    encoder: Encoder,
+    config: Config,
+    contract: PreprocessContract,
 ) -> None:
     import torch
 
@@ -125,7 +130,7 @@ def _hand_on(
             model.to(torch.bfloat16).save_pretrained(folder / "model")
         encoder.tokenizer.save_pretrained(folder / "model")
     else:
-        model.save_pretrained(folder / "adapter")
+        save_adapter(model, base, folder / "adapter")
 
 
 def _announce(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from road import Finished, Road
 from serving_models import Conversions
 from vlmpipe.system.probes import visible_gpus
 
@@ -20,3 +21,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def conversions(tmp_path_factory: pytest.TempPathFactory) -> Conversions:
     """Embedded models as GGUF files, each converted once a session."""
     return Conversions(tmp_path_factory.mktemp("conversions"))
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Road, Finished]:
+    """A run from nothing to the deployed service, and what its one command printed; not to be
+    changed: `copy` it.
+    """
+    road = Road(tmp_path_factory.mktemp("road"))
+    return road, road.run("run-all", "--json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -385,6 +386,31 @@ def test_an_interrupt_ends_with_130_and_the_command_that_goes_on(
     assert f"go on with: vlmpipe {shlex.join(words)}" in told
     assert "what was published stays" in told
     assert "outputs/default/logs/2_train.log" in told
+
+
+def raising(error: BaseException) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_a_disk_that_fills_up_outside_of_a_stage_is_told_too(
+    at: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_stages(monkeypatch, small())
+    full = OSError(errno.ENOSPC, "No space left on device", "report.html")
+    monkeypatch.setattr(execute, "write_report", raising(full))
+    assert call(monkeypatch, "run-all") == 5
+    assert "no space left on the disk" in capsys.readouterr().err
+
+
+def test_an_interrupt_outside_of_a_run_ends_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(status, "load_config", raising(KeyboardInterrupt()))
+    assert call(monkeypatch, "status", "--json") == 130
+    assert one_object(capsys.readouterr().out)["error"]["exit_code"] == 130
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,17 @@ def test_a_manifest_says_what_a_version_is(run: Run) -> None:
     assert set(made.outputs) == {"data/text.txt", "times.log"}
 
 
+def test_a_metric_that_is_no_number_is_told_and_not_recorded(tmp_path: Path) -> None:
+    def diverge(context: StageContext) -> Outcome:
+        return Outcome(metrics={"loss": float("nan"), "steps": 3.0}, summary=("trained",))
+
+    run = Run(tmp_path, (Stage(name="train", number=0, version=1, run=diverge),))
+    (result,) = run()
+    assert result.summary == ("trained", "loss is nan")
+    assert run.latest("train").manifest.metrics == {"steps": 3.0}
+    assert run.states() == {"train": ("current",)}
+
+
 def test_a_manifest_of_a_stage_s_own_below_the_top_is_a_file_like_any_other(
     tmp_path: Path,
 ) -> None:

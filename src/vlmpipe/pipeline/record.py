@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 
 from vlmpipe.pipeline.gates import GateDecision
@@ -45,13 +46,18 @@ def manifest_of(
         outputs=outputs,
         verdict=verdict,
         gates={decision.gate: decision.as_record() for decision in gates},
-        metrics=dict(outcome.metrics),
-        summary=list(outcome.summary),
+        metrics={name: value for name, value in outcome.metrics.items() if isfinite(value)},
+        summary=[*outcome.summary, *_not_finite(outcome.metrics)],
         facts={**options.facts, **outcome.facts},
         timings=timings,
         argv=list(options.argv),
         git_commit=options.git_commit,
     )
+
+
+def _not_finite(metrics: Mapping[str, float]) -> list[str]:
+    """JSON has no NaN: such a metric is told instead of recorded."""
+    return [f"{name} is {value}" for name, value in metrics.items() if not isfinite(value)]
 
 
 def output_records(partial: Path) -> dict[str, FileRecord]:

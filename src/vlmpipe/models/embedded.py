@@ -49,6 +49,9 @@ def _text(layers: int, **extra: Any) -> dict[str, Any]:
 
 
 _MROPE = {"rope_parameters": {"rope_type": "default", "mrope_section": [8, 12, 12]}}
+# Qwen3-VL interleaves its sections, [24, 20, 20] in the real ones. Where the first is not the
+# largest, llama.cpp leaves some frequencies without a position and departs from transformers.
+_INTERLEAVED = {"rope_parameters": {"rope_type": "default", "mrope_section": [12, 10, 10]}}
 _QWEN3 = {"head_dim": 64}
 
 
@@ -83,7 +86,7 @@ EMBEDDED: dict[str, EmbeddedModel] = {
         "qwen2_5_vl", _text(2, **_MROPE), _vision_2_5(64), tied=False
     ),
     "random-qwen3_vl": EmbeddedModel(
-        "qwen3_vl", _text(4, **_QWEN3, **_MROPE), _VISION_3, tied=False
+        "qwen3_vl", _text(4, **_QWEN3, **_INTERLEAVED), _VISION_3, tied=False
     ),
     "random-qwen3": EmbeddedModel("qwen3", _text(2, **_QWEN3), None, tied=True),
 }

@@ -90,7 +90,7 @@ class LlamaCppEngine:
         try:
             self._stop_ids = self._find_stop_tokens(gguf)
             if mmproj is not None:
-                self._vision = self._load_vision(mmproj, threads)
+                self._vision = self._load_vision(mmproj, threads, n_gpu_layers != 0)
         except BaseException:
             self.close()
             raise
@@ -187,7 +187,7 @@ class LlamaCppEngine:
             ids[token] = found[0]
         return frozenset(ids.values())
 
-    def _load_vision(self, mmproj: Path, threads: int) -> VisionProjector:
+    def _load_vision(self, mmproj: Path, threads: int, use_gpu: bool) -> VisionProjector:
         contract = self.contract
         vision = VisionProjector(
             mmproj,
@@ -195,6 +195,7 @@ class LlamaCppEngine:
             min_tokens=max(contract.min_pixels // contract.grid.factor**2, 1),
             max_tokens=contract.max_image_tokens,
             threads=threads,
+            use_gpu=use_gpu,
         )
         for size, expected in contract.image_tokens.items():
             height, width = (int(side) for side in size.split("x"))

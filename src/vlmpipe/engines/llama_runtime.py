@@ -21,6 +21,9 @@ from vlmpipe.errors import ArtifactError, StageError, ToolError
 BATCH_TOKENS = 512
 """Tokens that are evaluated at once."""
 
+SCORED_TOKENS = 64
+"""The same where each one's logits are kept: 152,000 of them a token in a real vocabulary."""
+
 
 def available_cpus() -> int:
     """Cores that this process may run on."""
@@ -104,8 +107,9 @@ class LlamaRuntime:
         Raises:
             StageError: when llama.cpp cannot evaluate them.
         """
-        for begin in range(0, len(tokens), BATCH_TOKENS):
-            part = tokens[begin : begin + BATCH_TOKENS]
+        size = SCORED_TOKENS if logits == "all" else BATCH_TOKENS
+        for begin in range(0, len(tokens), size):
+            part = tokens[begin : begin + size]
             last = begin + len(part) == len(tokens)
             wanted = range(len(part)) if logits == "all" else [len(part) - 1]
             if logits == "none" or (logits == "last" and not last):

@@ -38,7 +38,14 @@ class VisionProjector:
     """Tower and projector of one model; images it is given are already on their grid."""
 
     def __init__(
-        self, mmproj: Path, runtime: LlamaRuntime, *, min_tokens: int, max_tokens: int, threads: int
+        self,
+        mmproj: Path,
+        runtime: LlamaRuntime,
+        *,
+        min_tokens: int,
+        max_tokens: int,
+        threads: int,
+        use_gpu: bool,
     ) -> None:
         """Load an mmproj file for a model.
 
@@ -54,7 +61,7 @@ class VisionProjector:
                 "make it: `vlmpipe convert` with the same options",
             )
         params = mtmd_cpp.mtmd_context_params_default()
-        params.n_threads = threads
+        params.n_threads, params.use_gpu = threads, use_gpu
         params.print_timings = params.warmup = False
         params.flash_attn_type = 0
         params.image_min_tokens, params.image_max_tokens = min_tokens, max_tokens

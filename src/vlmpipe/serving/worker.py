@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import Image
 
@@ -57,15 +57,23 @@ class Inbox:
         """Whether the gateway gave a request up."""
         return request_id in self._cancelled
 
+    def forget(self, request_id: int) -> None:
+        """A request is over."""
+        self._cancelled.discard(request_id)
+
     def _read(self) -> None:
-        for line in self._stream:
-            content = json.loads(line)
-            if "cancel" in content:
-                self._cancelled.add(content["cancel"])
-            else:
-                self._requests.put(WireRequest.model_validate(content))
-        # The gateway is gone: leave at once, whatever the engine is doing.
-        os._exit(0)
+        try:
+            for line in self._stream:
+                self._take(json.loads(line))
+        finally:
+            # The gateway is gone: leave at once, whatever the engine is doing.
+            os._exit(0)
+
+    def _take(self, content: dict[str, Any]) -> None:
+        if "cancel" in content:
+            self._cancelled.add(content["cancel"])
+        else:
+            self._requests.put(WireRequest.model_validate(content))
 
 
 class Worker:
@@ -82,6 +90,7 @@ class Worker:
         self._send(Event(event="ready", n_ctx=engine.n_ctx, n_ctx_train=engine.n_ctx_train))
         for request in self._inbox:
             self._send(self._answer(request))
+            self._inbox.forget(request.id)
 
     def _answer(self, request: WireRequest) -> Event:
         try:

@@ -19,7 +19,7 @@ import pytest
 
 import vlmpipe
 from pipeline_fakes import MAKE, Reporter, failing
-from vlmpipe.cli import app, execute, status
+from vlmpipe.cli import app, execute
 from vlmpipe.cli.execute import resuming_command
 from vlmpipe.config import load_config
 from vlmpipe.pipeline import Outcome, Runner, RunOptions, RunStore, Stage, StageContext, Verdict
@@ -80,7 +80,7 @@ def with_stages(monkeypatch: pytest.MonkeyPatch, *stages: Stage) -> None:
     settings = {"reads": ("run.seed",), "ignores": ()}
     chosen = [replace(stage, **settings) for stage in stages]
     monkeypatch.setattr(execute, "STAGES", chosen)
-    monkeypatch.setattr(status, "STAGES", chosen)
+    monkeypatch.setattr("vlmpipe.stages.STAGES", chosen)
 
 
 def small(text: str = "a", verdict: Verdict | None = None) -> Stage:

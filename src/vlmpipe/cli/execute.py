@@ -6,14 +6,13 @@ import os
 import shlex
 import sys
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from rich.console import Console
 
 from vlmpipe.cli.console import RichReporter
 from vlmpipe.cli.output import stdout_reserved
+from vlmpipe.cli.request import Request
 from vlmpipe.cli.results import print_plan, print_results
 from vlmpipe.config import load_config
 from vlmpipe.errors import ConfigError, GateError, InterruptError
@@ -22,21 +21,6 @@ from vlmpipe.pipeline import Runner, RunOptions, RunStore, StageResult
 from vlmpipe.pipeline.failures import notes_of
 from vlmpipe.stages import STAGES
 from vlmpipe.system.facts import git_commit, run_facts
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a run command was told."""
-
-    files: Sequence[Path]
-    overrides: Sequence[str]
-    first: str | None = None
-    last: str | None = None
-    force: Sequence[str] = ()
-    use: Sequence[str] = ()
-    allow_failed_gate: bool = False
-    dry_run: bool = False
-    as_json: bool = False
 
 
 def execute(request: Request) -> None:

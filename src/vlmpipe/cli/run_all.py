@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vlmpipe.cli import options
-from vlmpipe.cli.execute import Request, execute
+from vlmpipe.cli.request import Request
 
 
 def run_all(
@@ -26,16 +26,14 @@ def run_all(
     as_json: options.AsJson = False,
 ) -> None:
     """Run the whole road: check, setup, train, validate, merge, convert, deploy."""
-    execute(
-        Request(
-            files=config or (),
-            overrides=overrides or (),
-            first=first,
-            last=last,
-            force=force or (),
-            use=use or (),
-            allow_failed_gate=allow_failed_gate,
-            dry_run=dry_run,
-            as_json=as_json,
-        )
-    )
+    Request(
+        files=config or (),
+        overrides=overrides or (),
+        first=first,
+        last=last,
+        force=force or (),
+        use=use or (),
+        allow_failed_gate=allow_failed_gate,
+        dry_run=dry_run,
+        as_json=as_json,
+    ).execute()

@@ -15,7 +15,6 @@ from vlmpipe.config import Config, load_config
 from vlmpipe.errors import ArtifactError
 from vlmpipe.pipeline import RunStore
 from vlmpipe.pipeline.manifest import verify_outputs
-from vlmpipe.stages.s6_deploy import DEPLOY
 
 EXAMPLE_QUESTION = "What does this show?"
 
@@ -55,6 +54,8 @@ def _bundle_of(config: Config, given: Path | None, console: Console) -> tuple[Pa
     """The folder to serve and where its worker logs; a published folder is never written to."""
     if given is not None:
         return given, None
+    from vlmpipe.stages.s6_deploy import DEPLOY
+
     store = RunStore(config.run.outputs_dir, config.run.name)
     version = store.latest(DEPLOY)
     if version is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vlmpipe.cli import options
-from vlmpipe.cli.execute import Request, execute
+from vlmpipe.cli.request import Request
 
 SUMMARIES = {
     "check": "Stage 0: hold this machine against what the configuration requires.",
@@ -30,19 +30,17 @@ def stage_command(name: str) -> Callable[..., None]:
         dry_run: options.DryRun = False,
         as_json: options.AsJson = False,
     ) -> None:
-        execute(
-            Request(
-                files=config or (),
-                overrides=overrides or (),
-                first=name,
-                last=name,
-                force=(name,) if force else (),
-                use=use or (),
-                allow_failed_gate=allow_failed_gate,
-                dry_run=dry_run,
-                as_json=as_json,
-            )
-        )
+        Request(
+            files=config or (),
+            overrides=overrides or (),
+            first=name,
+            last=name,
+            force=(name,) if force else (),
+            use=use or (),
+            allow_failed_gate=allow_failed_gate,
+            dry_run=dry_run,
+            as_json=as_json,
+        ).execute()
 
     run_one.__doc__ = SUMMARIES[name]
     return run_one

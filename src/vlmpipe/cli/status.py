@@ -13,7 +13,6 @@ from vlmpipe.cli import options
 from vlmpipe.cli.output import print_json
 from vlmpipe.config import load_config
 from vlmpipe.pipeline import RunStore, run_status
-from vlmpipe.stages import STAGES
 
 COLOURS = {"current": "green", "stale": "yellow", "missing": "dim"}
 
@@ -27,6 +26,8 @@ def status(
     as_json: options.AsJson = False,
 ) -> None:
     """Say for each stage whether it is current and, if not, which key or file changed."""
+    from vlmpipe.stages import STAGES  # what they stand on would slow `--help`
+
     loaded = load_config(config or (), overrides or ())
     store = RunStore(loaded.run.outputs_dir, loaded.run.name)
     rows = run_status(STAGES, loaded, store, verify=verify)

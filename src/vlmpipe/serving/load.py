@@ -6,12 +6,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from vlmpipe.errors import StageError
 from vlmpipe.serving.probe import Probe
+
+if TYPE_CHECKING:
+    import httpx
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ def load_test(
     Raises:
         StageError: when one is not answered.
     """
+    import httpx
+
     latencies: list[float] = []
     answers: list[dict[str, Any]] = []
     with httpx.Client(base_url=url, timeout=timeout_s) as client:
@@ -64,6 +67,8 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def _ask(client: httpx.Client, probe: Probe) -> dict[str, Any]:
+    import httpx
+
     try:
         response = client.post("/chat", json=probe.chat_body)
     except httpx.HTTPError as exc:

@@ -8,8 +8,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import httpx
-
 from vlmpipe.errors import StageError, ToolError
 from vlmpipe.serving.run import bind, url_of
 from vlmpipe.system.process import last_lines
@@ -97,6 +95,8 @@ class RunningService:
         return self.exit_code
 
     def _status(self) -> str:
+        import httpx
+
         try:
             return str(httpx.get(f"{self.url}/health", timeout=5.0).json().get("status"))
         except (httpx.HTTPError, ValueError):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from vlmpipe.serving.probe import Probe
+
+if TYPE_CHECKING:
+    import httpx
 
 ANSWER_TOKENS = 64
 
@@ -29,6 +30,8 @@ class SmokeResult:
 
 def smoke_test(url: str, probe: Probe, model_id: str, *, timeout_s: float) -> list[SmokeResult]:
     """Ask every endpoint; a test that fails does not keep the others from being run."""
+    import httpx
+
     with httpx.Client(base_url=url, timeout=timeout_s) as client:
         tests = _Tests(client, probe, model_id)
         return [
@@ -44,6 +47,8 @@ def smoke_test(url: str, probe: Probe, model_id: str, *, timeout_s: float) -> li
 
 
 def _result(name: str, test: Callable[[], str]) -> SmokeResult:
+    import httpx
+
     try:
         return SmokeResult(name, True, test())
     except _FindingError as exc:

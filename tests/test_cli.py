@@ -408,7 +408,7 @@ def test_a_disk_that_fills_up_outside_of_a_stage_is_told_too(
 def test_an_interrupt_outside_of_a_run_ends_with_130(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(status, "load_config", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("vlmpipe.cli.status.load_config", raising(KeyboardInterrupt()))
     assert call(monkeypatch, "status", "--json") == 130
     assert one_object(capsys.readouterr().out)["error"]["exit_code"] == 130
 

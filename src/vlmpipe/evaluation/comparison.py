@@ -125,7 +125,10 @@ def _reliance_split(splits: Mapping[str, Sequence[Sample]]) -> tuple[str, str | 
     """The split to measure image reliance on, and why it cannot be measured there."""
     reasons = {name: why_not_measurable(splits.get(name, ())) for name in (HELDOUT, TRAIN)}
     measurable = [name for name, reason in reasons.items() if reason is None]
-    return (measurable[0], None) if measurable else (HELDOUT, reasons[HELDOUT])
+    if measurable:
+        return measurable[0], None
+    asked = HELDOUT if splits.get(HELDOUT) else TRAIN
+    return asked, reasons[asked]
 
 
 def _answers(

@@ -125,5 +125,6 @@ def _primary_line(comparison: Comparison, split: str) -> str | None:
     tuned = comparison.metrics.get(f"{split}/{name}/{TUNED}")
     if base is None or tuned is None:
         return None
-    where = "training probes" if split == TRAIN else "held-out samples"
+    where = "training probe" if split == TRAIN else "held-out sample"
+    where += "" if count == 1 else "s"
     return f"{name} on {count} {where}: base {base:.3f}, tuned {tuned:.3f}"

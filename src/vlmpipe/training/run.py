@@ -150,12 +150,17 @@ def _announce(
         box = f" in {size[0]}x{size[1]}" if size else ""
         widened = ", widened to the nearest difficulty" if phase.widened else ""
         context.reporter.note(
-            f"phase {phase.name}: {len(phase.indices)} samples{box}, {phase.steps} steps,"
+            f"phase {phase.name}: {_count(len(phase.indices), 'sample')}{box},"
+            f" {_count(phase.steps, 'step')},"
             f" learning rate {phase.learning_rate:g}{widened}"
         )
     for audit in audits:
         for sample in audit.samples:
             context.log.info("supervised in %s: %s", sample.id, sample.supervised_spans)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _audit_json(

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from road import Finished, Road
 from serving_models import Conversions
 from vlmpipe.system.probes import visible_gpus
+
+# A shell that starts the tests in the background has them ignore SIGINT, and the programs that they
+# start and interrupt would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -159,10 +159,11 @@ def test_setup_compiles_for_the_cpu_where_there_is_no_gpu(bare: Path) -> None:
     done = make(bare, "setup")
     assert done.returncode == 0, done.stderr
     assert "about 5 minutes" in done.stdout
-    first, second = (bare / "pip.log").read_text().splitlines()
+    first, second, third = (bare / "pip.log").read_text().splitlines()
     assert "--no-binary llama-cpp-python llama-cpp-python==" in first
     assert "GGML_CUDA" not in first
     assert "-c constraints.txt" in second
+    assert "--target .venv/oracle torchvision==" in third
 
 
 def test_setup_compiles_with_cuda_where_nvcc_and_a_gpu_are_here(bare: Path) -> None:

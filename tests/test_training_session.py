@@ -79,6 +79,44 @@ def test_an_interrupted_training_goes_on_to_the_same_losses_and_weights(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_training_killed_before_it_was_published_is_not_done_again(
+    method: str, tmp_path: Path
+) -> None:
+    config = tiny_config(method=method)
+    first = run_training("random-qwen3", tmp_path / "v001.partial", config)
+    before = {path: path.stat().st_mtime_ns for path in produced(tmp_path)}
+    again = run_training("random-qwen3", tmp_path / "v001.partial", config)
+    assert {path: path.stat().st_mtime_ns for path in produced(tmp_path)} == before
+    assert again.metrics == first.metrics
+
+
+def produced(folder: Path) -> list[Path]:
+    """What a training makes, without what every attempt writes anew: its audit."""
+    return [path for path in folder.rglob("*") if path.is_file() and path.name != "audit.json"]
+
+
+@pytest.mark.slow
+def test_a_training_killed_while_it_kept_its_checkpoints_ends_as_if_it_had_not(
+    tmp_path: Path,
+) -> None:
+    config, folder = tiny_config(method="lora"), tmp_path / "v001.partial"
+    run_training("random-qwen3", tmp_path / "whole", config)
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("vlmpipe.training.run.drop_phases", interrupt)
+        run_training("random-qwen3", folder, config)
+    run_training("random-qwen3", folder, config)
+    kept = "checkpoints/step-3/adapter_model.safetensors"
+    for name in ("adapter/adapter_model.safetensors", kept):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not (folder / "phases").exists()
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.slow
 def test_the_same_settings_give_the_same_adapter(tmp_path: Path) -> None:
     """What lets an identical retrain force no merge."""
     config = tiny_config(method="qlora")

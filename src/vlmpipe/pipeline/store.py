@@ -100,8 +100,10 @@ class RunStore:
 
     def publish(self, stage: Stage, partial: Path) -> Version:
         """Rename a finished partial folder to its version and point `latest` at it."""
-        (partial / FINGERPRINT_MARK).unlink(missing_ok=True)
         sync_tree(partial)
+        # Last, because a kill while the files are synced must leave what an attempt goes on from.
+        (partial / FINGERPRINT_MARK).unlink(missing_ok=True)
+        sync_path(partial)
         name = partial.name.removesuffix(PARTIAL_SUFFIX)
         final = partial.with_name(name)
         partial.rename(final)

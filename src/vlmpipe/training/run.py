@@ -24,7 +24,12 @@ from vlmpipe.training.census import Census, lora_layers, refuse_misquantized, ta
 from vlmpipe.training.curriculum import Phase, plan_phases
 from vlmpipe.training.limits import contract_for
 from vlmpipe.training.mask_audit import MaskAudit, audit_masks
-from vlmpipe.training.session import PHASES_NAME, TrainingSession, checkpoint_step
+from vlmpipe.training.session import (
+    METRICS_NAME,
+    PHASES_NAME,
+    TrainingSession,
+    checkpoint_step,
+)
 
 AUDITED_SAMPLES = 32
 EVALUATED_SAMPLES = 16
@@ -74,9 +79,11 @@ def train(context: StageContext, base: BaseModelFolder, data: TrainingData) -> O
         folder=context.folder,
         reporter=context.reporter,
     )
-    session.run()
-    _hand_on(context.folder, model, base, encoder, config, contract)
-    keep_chosen_checkpoints(session)
+    if not is_finished(context.folder):
+        session.run()
+        _hand_on(context.folder, model, base, encoder, config, contract)
+        keep_chosen_checkpoints(session)
+    drop_phases(context.folder)
     return _outcome(session, census, dtype)
 
 
@@ -95,16 +102,35 @@ def load_trainable(config: Config, base: BaseModelFolder, dtype: str) -> tuple[A
     return model, take_census(model, base.family, train_config, layers, quantized)
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether all is written, and only the publication was missed."""
+    return (folder / METRICS_NAME).exists() and not (folder / PHASES_NAME).exists()
+
+
 def keep_chosen_checkpoints(session: TrainingSession) -> None:
-    """Keep the chosen steps' checkpoints by their step over all phases; drop the rest."""
+    """Keep the chosen steps' checkpoints, by their step over all phases."""
     kept = session.folder / "checkpoints"
     for phase in session.phases:
         for checkpoint in session.phase_folder(phase).glob("checkpoint-*"):
             step = phase.first_step + checkpoint_step(checkpoint)
             if step in session.config.train.checkpoint_steps:
                 kept.mkdir(exist_ok=True)
+                # An attempt that was killed right here may have left one.
+                shutil.rmtree(kept / f"step-{step}", ignore_errors=True)
                 checkpoint.rename(kept / f"step-{step}")
-    shutil.rmtree(session.folder / PHASES_NAME, ignore_errors=True)
+
+
+def drop_phases(folder: Path) -> None:
+    """Remove what only a resume needs.
+
+    In one step, seen from outside: with half of it gone, a resume would take up a later phase and
+    train an earlier one after it.
+    """
+    aside = folder / f".{PHASES_NAME}.dropped"
+    if (folder / PHASES_NAME).exists():
+        (folder / PHASES_NAME).rename(aside)
+    if aside.exists():
+        shutil.rmtree(aside)
 
 
 def _some(samples: Sequence[Sample], phase: Phase) -> list[Sample]:

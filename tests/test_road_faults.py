@@ -84,7 +84,7 @@ def flip_a_byte(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_a_changed_adapter_is_refused_by_name(
+def test_a_changed_adapter_is_refused_by_name_and_made_again_as_advised(
     finished_run: tuple[Road, Finished], tmp_path: Path
 ) -> None:
     road = finished_run[0].copy(tmp_path)
@@ -93,6 +93,8 @@ def test_a_changed_adapter_is_refused_by_name(
         refused = road.run(*command, code=4)
         assert "2_train/v001/adapter/adapter_model.safetensors: sha256" in refused.stderr
         assert "--force train" in refused.stderr
+    road.run("run-all", "--force", "train")
+    road.run("status", "--verify")
 
 
 def test_a_changed_base_model_is_refused_by_name(

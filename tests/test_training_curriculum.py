@@ -73,9 +73,18 @@ def test_a_phase_without_samples_is_refused_with_what_there_is() -> None:
 
 def test_or_it_takes_the_nearest_when_told_to_widen() -> None:
     empty = {"name": "none", "max_size": [448, 448], "difficulty": [0.6, 0.8]}
-    widened = phases([EASY, empty], on_empty_phase="widen")[1]
+    settings = {"on_empty_phase": "widen", "gradient_accumulation": 2}
+    widened = phases([EASY, empty], **settings)[1]
     assert widened.widened
     assert widened.indices == (3, 4)
+
+
+def test_a_widened_phase_takes_what_an_optimiser_step_takes() -> None:
+    empty = {"name": "none", "max_size": [448, 448], "difficulty": [0.6, 0.8]}
+    settings = {"on_empty_phase": "widen", "batch_size": 2, "gradient_accumulation": 2}
+    assert phases([EASY, empty], **settings)[1].indices == (1, 2, 3, 4)
+    settings["gradient_accumulation"] = 50
+    assert len(phases([EASY, empty], **settings)[1].indices) == 5
 
 
 def test_text_only_models_train_in_one_phase() -> None:

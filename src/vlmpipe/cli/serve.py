@@ -64,7 +64,7 @@ def _bundle_of(config: Config, given: Path | None, console: Console) -> tuple[Pa
             "make one: `vlmpipe run-all` with the same options",
             "or serve a bundle from elsewhere: --bundle DIR",
         )
-    verify_outputs(version.folder, version.manifest, thorough=False)
+    verify_outputs(version.folder, version.manifest, thorough=True)
     verdict = version.manifest.verdict
     if verdict is not None and not verdict.passed:
         console.print(f"[yellow]{version.name} failed its smoke tests[/]; serving it all the same")

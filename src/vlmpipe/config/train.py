@@ -116,7 +116,8 @@ class TrainConfig(Section):
     text-only models. `[]` trains in one phase at `model.max_pixels`."""
 
     on_empty_phase: Literal["refuse", "widen"] = "refuse"
-    """A phase that no sample falls into: refuse, or take the samples of the nearest difficulty."""
+    """A phase that no sample falls into: refuse, or take the samples of the nearest difficulty, at
+    least as many as an optimiser step takes."""
 
     loss: LossSection = LossSection()
 

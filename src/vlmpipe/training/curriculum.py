@@ -108,8 +108,10 @@ def _samples_of(
             "change its range: train.curriculum",
             "or take the nearest samples instead: train.on_empty_phase=widen",
         )
-    nearest = min(distances)
-    return [index for index, distance in enumerate(distances) if distance == nearest], True
+    # One sample alone would be learned by heart: at least what an optimiser step takes.
+    enough = min(config.batch_size * config.gradient_accumulation, len(distances))
+    reach = sorted(distances)[enough - 1]
+    return [index for index, distance in enumerate(distances) if distance <= reach], True
 
 
 def _steps(

@@ -50,6 +50,13 @@ def test_threshold_that_is_missed_names_metric_value_and_limit():
     )
 
 
+def test_threshold_on_an_error_rate_or_a_loss_is_its_largest_value():
+    limits = {"heldout/cer/base": 0.5, "reliance/loss_true/base": 0.1, "heldout/cer/tuned": 0.0}
+    reasons = judge(READS, ValidateConfig(thresholds=limits)).reasons
+    assert [reason.partition(" is ")[0] for reason in reasons] == [*limits][:2]
+    assert "above its threshold 0.5" in reasons[0]
+
+
 def test_threshold_on_a_name_not_measured_fails_with_near_misses():
     judgement = judge(READS, ValidateConfig(thresholds={"heldout/exact_mach/tuned": 0.1}))
     assert not judgement.passed

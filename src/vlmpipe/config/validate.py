@@ -20,8 +20,9 @@ class ValidateConfig(Section):
     """An answer is cut here, and counted as cut."""
 
     thresholds: dict[str, float] = Field(default_factory=dict)
-    """Smallest value of any metric of this stage, e.g. `{"heldout/teds/tuned": 0.9}`. A name that
-    the stage does not measure fails the gate."""
+    """Smallest value of any metric of this stage, e.g. `{"heldout/teds/tuned": 0.9}`; the largest
+    of `cer`, `cut`, `loss` and `seconds_per_answer`. A name that the stage does not measure fails
+    the gate."""
 
     max_overfit_gap: float = Field(0.5, ge=0, le=1)
     """Over-fit when the primary metric on training probes exceeds the held-out one by more."""

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from vlmpipe.config.validate import ValidateConfig
 from vlmpipe.evaluation.comparison import BASE, HELDOUT, TRAIN, TUNED, Comparison
 
+COSTS = frozenset({"cer", "cut", "loss", "seconds_per_answer"})
+"""Metrics of which a threshold states the largest value."""
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -50,12 +53,21 @@ def _not_numbers(metrics: Mapping[str, float]) -> Iterator[str]:
 
 
 def _thresholds(metrics: Mapping[str, float], thresholds: Mapping[str, float]) -> Iterator[str]:
-    for name, least in thresholds.items():
+    for name, limit in thresholds.items():
         value = metrics.get(name)
         if value is None:
             yield f"validate.thresholds names {name}, which was not measured{_near(name, metrics)}"
-        elif value < least:
-            yield f"{name} is {value:.4g}, below its threshold {least:g} (validate.thresholds)"
+        elif _smaller_is_better(name):
+            if value > limit:
+                yield f"{name} is {value:.4g}, above its threshold {limit:g} (validate.thresholds)"
+        elif value < limit:
+            yield f"{name} is {value:.4g}, below its threshold {limit:g} (validate.thresholds)"
+
+
+def _smaller_is_better(name: str) -> bool:
+    """Whether a metric `split/metric/model` counts what is wrong, or takes time."""
+    metric = name.split("/")[1] if name.count("/") == 2 else ""
+    return metric in COSTS or metric.startswith("loss_")
 
 
 def _near(name: str, metrics: Mapping[str, float]) -> str:

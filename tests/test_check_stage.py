@@ -279,3 +279,22 @@ def test_an_unknown_quant_type_is_refused_before_any_training(
         check('convert.quants=["q4_k_x"]')
     assert "did you mean q4_k_" in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_a_served_type_that_convert_does_not_make_is_refused_before_any_training(
+    check: Callable[..., Path],
+) -> None:
+    with pytest.raises(ConfigError, match=r"deploy\.quant=q2_k") as caught:
+        check("deploy.quant=q2_k")
+    assert "deploy.quant=f16|q4_k_m|q5_k_m|q8_0" in str(caught.value)
+    assert check("deploy.quant=q2_k", 'convert.quants=["q2_k"]')
+    assert check("deploy.quant=f16")
+
+
+def test_a_source_that_is_not_there_is_refused_before_a_model_is_fetched(
+    check: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(f'data.sources=[{{"path": "{tmp_path}/none.jsonl"}}, {{"path": "{tmp_path}"}}]')
+    assert "none.jsonl: No such file" in str(caught.value)
+    assert f"{tmp_path}: not a file" in str(caught.value)

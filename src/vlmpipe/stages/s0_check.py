@@ -7,8 +7,9 @@ from dataclasses import asdict
 
 from vlmpipe.config import Config
 from vlmpipe.config.convert import ConvertConfig
-from vlmpipe.errors import CheckError
-from vlmpipe.export.quants import known_quants
+from vlmpipe.data.sources import refuse_unreadable
+from vlmpipe.errors import CheckError, ConfigError
+from vlmpipe.export.quants import BASE_TYPES, known_quants
 from vlmpipe.pipeline import Outcome, Stage, StageContext
 from vlmpipe.pipeline.files import write_json
 from vlmpipe.system.llama_cpp import installed_version
@@ -23,10 +24,13 @@ def run(context: StageContext) -> Outcome:
     """Write every requirement with what was found into `check.json`.
 
     Raises:
-        ConfigError: for a quant type that llama.cpp does not know: training must not come first.
+        ConfigError: for a quant type that llama.cpp does not know or that is served and not made,
+            for a source that is not there: training must not come first.
         CheckError: listing all that is missing, each with its remedy.
     """
+    refuse_unreadable(context.config.data.sources)
     _refuse_unknown_quants(context.config)
+    _refuse_unmade_quant(context.config)
     rows = requirements_of(context.config, probe_machine())
     write_json(context.folder / RESULT_NAME, {"requirements": [asdict(row) for row in rows]})
     for row in rows:
@@ -42,6 +46,17 @@ def _refuse_unknown_quants(config: Config) -> None:
     others = set(config.convert.quants) - set(ConvertConfig().quants)
     if others and installed_version():  # a row says so where it is missing
         known_quants(config.convert.quants)
+
+
+def _refuse_unmade_quant(config: Config) -> None:
+    """16-bit files are made whatever `convert.quants` says."""
+    served, made = config.deploy.quant, config.convert.quants
+    if served is not None and served not in (*BASE_TYPES, *made):
+        raise ConfigError(
+            f"deploy.quant={served}: convert.quants does not make that type",
+            f"choose one of them: deploy.quant={'|'.join(('f16', *made))}",
+            f"or make it too: add {served!r} to convert.quants",
+        )
 
 
 def _refusal(missing: Sequence[Requirement]) -> CheckError:

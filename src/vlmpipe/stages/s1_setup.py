@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vlmpipe.config import Config
 from vlmpipe.data.prepare import prepare_data
-from vlmpipe.data.sources import referenced_files
+from vlmpipe.data.sources import referenced_files, refuse_unreadable
 from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.encoding.encoder import Encoder
 from vlmpipe.engines.hf import HfEngine
@@ -24,6 +24,7 @@ TRIAL_PROMPT = "Say hello."
 def run(context: StageContext) -> Outcome:
     """Resolve the model, answer one prompt with it, prepare the data, fetch the sources."""
     config: Config = context.config
+    refuse_unreadable(config.data.sources)  # before a model is downloaded
     base = resolve_base(config.model, context.folder)
     context.reporter.note(
         f"base model: {base.id} ({base.family.title}, {base.parameters:,} parameters,"

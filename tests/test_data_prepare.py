@@ -113,6 +113,15 @@ def test_skipping_counts_and_lists_what_was_left_out(tmp_path: Path) -> None:
     assert listener.finished == 1
 
 
+@pytest.mark.parametrize("mode", ["refuse", "skip"])
+def test_a_file_in_another_form_is_told_what_the_form_is(tmp_path: Path, mode: str) -> None:
+    source = tmp_path / "array.json"
+    source.write_text(json.dumps([{"messages": []}], indent=1))
+    with pytest.raises(BadSamplesError) as caught:
+        prepare_data(config_for(source, on_bad_sample=mode), tmp_path / "out", SilentReporter())
+    assert any("one JSON object" in remedy for remedy in caught.value.remedies)
+
+
 def test_many_problems_are_listed_in_part(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "s.jsonl", *["nonsense"] * 50)
     with pytest.raises(BadSamplesError) as caught:

@@ -21,6 +21,11 @@ from vlmpipe.pipeline.events import Reporter
 from vlmpipe.pipeline.files import sha256_of, write_json
 from vlmpipe.tasks import TASKS, task_named
 
+SKIP = "or leave them out: data.on_bad_sample=skip"
+FORM = (
+    "each line of a source is one JSON object, in UTF-8:"
+    ' {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}'
+)
 LISTED = 20
 """Problems shown; the log holds all of them."""
 
@@ -132,15 +137,22 @@ def _refuse_bad(auditor: Auditor, config: Config) -> None:
         raise BadSamplesError(
             f"{len(problems)} of {len(problems) + good} samples cannot be used",
             "mend or remove them",
-            "or leave them out: data.on_bad_sample=skip",
+            *((SKIP,) if good else _when_all_are_bad(problems)),
             problems=_listed(problems),
         )
     if not good:
         raise BadSamplesError(
             "there is no usable sample",
+            *_when_all_are_bad(problems),
             "look at data.sources, or use the synthetic generator: data.sources=[]",
             problems=_listed(problems),
         )
+
+
+def _when_all_are_bad(problems: Sequence[str]) -> tuple[str, ...]:
+    """Most often a file in another form: a JSON array, another program's records, UTF-16."""
+    foreign = ("not valid JSON", "not UTF-8", '"messages" is not')
+    return (FORM,) if any(mark in problem for problem in problems for mark in foreign) else ()
 
 
 def _listed(problems: Sequence[str]) -> list[str]:

@@ -157,6 +157,7 @@ def test_an_unknown_key_without_a_near_miss_is_told_with_what_there_is() -> None
         ('train.unfreeze=["all"]', ("train.unfreeze:", "'all'", "last_blocks:N")),
         ("train.max_steps", ("'train.max_steps' is not KEY=VALUE",)),
         ("=5", ("'=5' is not KEY=VALUE",)),
+        ("configs/tiny.yaml", ("a configuration file is given as -c configs/tiny.yaml",)),
         ("train..r=5", ("'train..r=5' is not KEY=VALUE",)),
     ],
 )

@@ -73,6 +73,8 @@ def parse_override(word: str) -> ConfigTree:
     """
     path, separator, text = word.partition("=")
     keys = path.split(".")
+    if not separator and path.endswith((".yaml", ".yml")):
+        raise ValueError(f"{word!r} is not KEY=VALUE; a configuration file is given as -c {word}")
     if not separator or not all(keys):
         raise ValueError(f"{word!r} is not KEY=VALUE, e.g. train.max_steps=20")
     value = parse_value(text)

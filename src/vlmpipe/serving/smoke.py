@@ -40,7 +40,7 @@ def smoke_test(url: str, probe: Probe, model_id: str, *, timeout_s: float) -> li
             _result("POST /chat", tests.chat),
             _result("POST /v1/chat/completions", tests.completions),
             _result("POST /v1/chat/completions, stream", tests.stream),
-            _result("an image counts its tokens", tests.image_tokens),
+            *([_result("an image counts its tokens", tests.image_tokens)] if probe.images else []),
             _result("a bad request is refused", tests.refusal),
             _result("GET /metrics", tests.metrics),
         ]
@@ -103,8 +103,6 @@ class _Tests:
         return f"the same answer in {len(lines)} events"
 
     def image_tokens(self) -> str:
-        if not self._probe.images:
-            return "no image in this sample"
         with_image = self._ok(self._complete(max_tokens=1))["usage"]["prompt_tokens"]
         without = Probe(self._probe.text, ()).completion_body(self._model_id, max_tokens=1)
         alone = self._ok(self._client.post("/v1/chat/completions", json=without))

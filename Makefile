@@ -40,7 +40,7 @@ check: setup ## lint, format, layers, types
 
 clean: ## remove caches and build products; outputs/ and .venv stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
-	find src tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 stage-check: setup ## stage 0: the machine against CONFIG
 	$(VLMPIPE) check -c $(CONFIG) $(ARGS)

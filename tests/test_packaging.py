@@ -188,3 +188,13 @@ def test_setup_runs_again_only_when_what_it_installs_changed(bare: Path) -> None
     os.utime(bare / "constraints.txt", (later, later))
     assert make(bare, "setup").returncode == 0
     assert len(log.read_text()) > len(once)
+
+
+def test_clean_finds_what_it_looks_into_and_leaves_runs_alone(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("src", "tests", "scripts", "outputs"):
+        (tmp_path / name / "__pycache__").mkdir(parents=True)
+    done = subprocess.run(["make", "clean"], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not list((tmp_path / "src").iterdir())
+    assert (tmp_path / "outputs" / "__pycache__").is_dir()

@@ -12,6 +12,7 @@ import pytest
 from pipeline_fakes import END, MAKE, STAGES, USE, FakeConfig, Run, content, failing
 from vlmpipe.errors import ArtifactError, ConfigError, StageError
 from vlmpipe.pipeline import Outcome, Stage, StageContext
+from vlmpipe.pipeline.status import departure_of
 
 
 @pytest.fixture
@@ -154,6 +155,17 @@ def test_a_part_says_when_it_takes_an_input_of_other_settings(run: Run) -> None:
     run(changed, first="end", use={"use": "v001"})
     run(FakeConfig(end={"suffix": "?"}), first="end")
     assert run.told == ["end cached: v002"]
+
+
+def test_what_is_latest_is_held_against_the_settings(run: Run) -> None:
+    other = FakeConfig(end={"suffix": "?"})
+    assert departure_of("end", STAGES, FakeConfig(), run.store) is None
+    run()
+    assert departure_of("end", STAGES, FakeConfig(), run.store) is None
+    assert departure_of("end", STAGES, other, run.store) == "v001 is stale: end.suffix"
+    run(other)
+    made_before = "v002 was made with other settings, v001 with these"
+    assert departure_of("end", STAGES, FakeConfig(), run.store) == made_before
 
 
 def test_a_part_whose_inputs_were_never_made_names_the_ways_out(run: Run) -> None:

@@ -15,6 +15,7 @@ from vlmpipe.config import Config, load_config
 from vlmpipe.errors import ArtifactError
 from vlmpipe.pipeline import RunStore
 from vlmpipe.pipeline.manifest import verify_outputs
+from vlmpipe.pipeline.status import departure_of
 
 EXAMPLE_QUESTION = "What does this show?"
 
@@ -54,6 +55,7 @@ def _bundle_of(config: Config, given: Path | None, console: Console) -> tuple[Pa
     """The folder to serve and where its worker logs; a published folder is never written to."""
     if given is not None:
         return given, None
+    from vlmpipe.stages import STAGES
     from vlmpipe.stages.s6_deploy import DEPLOY
 
     store = RunStore(config.run.outputs_dir, config.run.name)
@@ -68,6 +70,13 @@ def _bundle_of(config: Config, given: Path | None, console: Console) -> tuple[Pa
     verdict = version.manifest.verdict
     if verdict is not None and not verdict.passed:
         console.print(f"[yellow]{version.name} failed its smoke tests[/]; serving it all the same")
+    departure = departure_of(DEPLOY.name, STAGES, config, store)
+    if departure:
+        console.print(
+            f"[yellow]{escape(departure)}[/]; serving {version.name} all the same",
+            highlight=False,
+            soft_wrap=True,
+        )
     log = store.folder / "logs" / "serve.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     return version.folder / "bundle", log

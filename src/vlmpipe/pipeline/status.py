@@ -48,9 +48,27 @@ def stale_among(
     stages: Sequence[Stage], config: ConfigLike, store: RunStore, names: Collection[str]
 ) -> list[StageStatus]:
     """The rows of those stages among `names` that are stale; no file is held against its hash."""
-    survey = _Survey(stages, config, store)
-    rows = [survey.row(stage) for stage in stages]
+    rows = _rows(stages, config, store)
     return [row for row in rows if row.stage in names and row.state == "stale"]
+
+
+def departure_of(
+    name: str, stages: Sequence[Stage], config: ConfigLike, store: RunStore
+) -> str | None:
+    """How the latest version of a stage departs from the configuration; None where it does not."""
+    by_name = {stage.name: stage for stage in stages}
+    latest = store.latest(by_name[name])
+    row = next(row for row in _rows(stages, config, store) if row.stage == name)
+    if latest is None or (row.state == "current" and row.version == latest.name):
+        return None
+    if row.state == "current":
+        return f"{latest.name} was made with other settings, {row.version} with these"
+    return f"{latest.name} is {row.state}: {', '.join(row.why)}"
+
+
+def _rows(stages: Sequence[Stage], config: ConfigLike, store: RunStore) -> list[StageStatus]:
+    survey = _Survey(stages, config, store)
+    return [survey.row(stage) for stage in stages]
 
 
 class _Survey:

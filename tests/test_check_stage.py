@@ -291,6 +291,13 @@ def test_a_served_type_that_convert_does_not_make_is_refused_before_any_training
     assert check("deploy.quant=f16")
 
 
+def test_an_embedded_model_that_there_is_not_is_refused_with_those_there_are(
+    check: Callable[..., Path],
+) -> None:
+    with pytest.raises(ConfigError, match="embedded:tiny-text"):
+        check("model.id=embedded:small")
+
+
 def test_a_source_that_is_not_there_is_refused_before_a_model_is_fetched(
     check: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from vlmpipe.config.convert import ConvertConfig
 from vlmpipe.data.sources import refuse_unreadable
 from vlmpipe.errors import CheckError, ConfigError
 from vlmpipe.export.quants import BASE_TYPES, known_quants
+from vlmpipe.models.embedded import PREFIX, embedded_model
 from vlmpipe.pipeline import Outcome, Stage, StageContext
 from vlmpipe.pipeline.files import write_json
 from vlmpipe.system.llama_cpp import installed_version
@@ -25,10 +26,12 @@ def run(context: StageContext) -> Outcome:
 
     Raises:
         ConfigError: for a quant type that llama.cpp does not know or that is served and not made,
-            for a source that is not there: training must not come first.
+            for a source or an embedded model that is not there: training must not come first.
         CheckError: listing all that is missing, each with its remedy.
     """
     refuse_unreadable(context.config.data.sources)
+    if context.config.model.id.startswith(PREFIX):
+        embedded_model(context.config.model.id.removeprefix(PREFIX))
     _refuse_unknown_quants(context.config)
     _refuse_unmade_quant(context.config)
     rows = requirements_of(context.config, probe_machine())

@@ -25,6 +25,7 @@ $(STAMP): pyproject.toml constraints.txt scripts/setup.sh
 
 demo: setup ## install, run all stages of CONFIG, say where the report and the service are
 	$(VLMPIPE) run-all -c $(CONFIG) $(ARGS)
+	@echo "(vlmpipe is in .venv: source .venv/bin/activate)"
 
 test: setup ## all tests
 	$(BIN)/pytest $(ARGS)

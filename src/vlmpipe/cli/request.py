@@ -20,9 +20,3 @@ class Request:
     allow_failed_gate: bool = False
     dry_run: bool = False
     as_json: bool = False
-
-    def execute(self) -> None:
-        """Do it; the stages and what they stand on are imported only now, for a quick `--help`."""
-        from vlmpipe.cli.execute import execute
-
-        execute(self)

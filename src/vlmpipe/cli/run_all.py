@@ -26,7 +26,9 @@ def run_all(
     as_json: options.AsJson = False,
 ) -> None:
     """Run the whole road: check, setup, train, validate, merge, convert, deploy."""
-    Request(
+    from vlmpipe.cli.execute import execute  # the stages would slow `--help`
+
+    request = Request(
         files=config or (),
         overrides=overrides or (),
         first=first,
@@ -36,4 +38,5 @@ def run_all(
         allow_failed_gate=allow_failed_gate,
         dry_run=dry_run,
         as_json=as_json,
-    ).execute()
+    )
+    execute(request)

@@ -30,7 +30,9 @@ def stage_command(name: str) -> Callable[..., None]:
         dry_run: options.DryRun = False,
         as_json: options.AsJson = False,
     ) -> None:
-        Request(
+        from vlmpipe.cli.execute import execute  # the stages would slow `--help`
+
+        request = Request(
             files=config or (),
             overrides=overrides or (),
             first=name,
@@ -40,7 +42,8 @@ def stage_command(name: str) -> Callable[..., None]:
             allow_failed_gate=allow_failed_gate,
             dry_run=dry_run,
             as_json=as_json,
-        ).execute()
+        )
+        execute(request)
 
     run_one.__doc__ = SUMMARIES[name]
     return run_one

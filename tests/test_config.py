@@ -107,6 +107,12 @@ def test_a_word_gives_lists_and_maps_as_json() -> None:
     assert load_config((), ("data.sources=[]",)).data.sources == ()
 
 
+def test_quant_types_may_be_written_as_guides_write_them() -> None:
+    loaded = load_config((), ('convert.quants=["Q4_K_M", "q2_k"]', "deploy.quant=Q4_K_M"))
+    assert loaded.convert.quants == ("q4_k_m", "q2_k")
+    assert loaded.deploy.quant == "q4_k_m"
+
+
 def test_json_that_is_none_is_refused_with_the_value() -> None:
     (fault,) = faults("data.sources=[{path: a}]")
     assert "[{path: a}]" in fault
@@ -153,7 +159,7 @@ def test_an_unknown_key_without_a_near_miss_is_told_with_what_there_is() -> None
         ("validate.gate=maybe", ("validate.gate:", "'enforce'", "'maybe'")),
         ("data.synthetic.difficulty=[0.5,0.1]", ("data.synthetic:", "[0.5, 0.1]")),
         ("convert.quants=[]", ("convert.quants:", "at least one")),
-        ('convert.quants=["Q4_0"]', ("convert.quants:", "lower case: Q4_0")),
+        ('convert.quants=["Q4_0", "q4_0"]', ("convert.quants:", "named twice")),
         ('train.unfreeze=["all"]', ("train.unfreeze:", "'all'", "last_blocks:N")),
         ("train.max_steps", ("'train.max_steps' is not KEY=VALUE",)),
         ("=5", ("'=5' is not KEY=VALUE",)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 
 GateMode = Literal["enforce", "report", "off"]
 """enforce: a failed verdict stops the consumer; report: it is shown and let through; off: it is
@@ -21,6 +21,10 @@ def _expand_home(path: Path) -> Path:
 
 UserPath = Annotated[Path, AfterValidator(_expand_home)]
 """A path in which a leading `~` is the home folder: shells leave it alone after `key=`."""
+
+
+QuantName = Annotated[str, StringConstraints(to_lower=True, min_length=1)]
+"""A type of llama.cpp's quantiser. Guides write Q4_K_M, file names carry q4_k_m: both mean it."""
 
 
 class Section(BaseModel):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
-from vlmpipe.config.base import GateMode, Section, UserPath
+from vlmpipe.config.base import GateMode, QuantName, Section, UserPath
 
 
 class ConvertConfig(Section):
     """From merged weights to files that llama.cpp and Ollama load."""
 
-    quants: tuple[str, ...] = ("q4_k_m", "q5_k_m", "q8_0")
+    quants: tuple[QuantName, ...] = ("q4_k_m", "q5_k_m", "q8_0")
     """Quantised files to make: any type of llama.cpp's quantiser. f16 is always made first."""
 
     llama_cpp_dir: UserPath | None = None
@@ -35,11 +35,8 @@ class ConvertConfig(Section):
 
     @field_validator("quants")
     @classmethod
-    def quants_are_lower_case_and_unique(cls, quants: tuple[str, ...]) -> tuple[str, ...]:
-        """File names carry the type in lower case; a type named twice would be written twice."""
-        wrong = [quant for quant in quants if quant != quant.lower()]
-        if wrong:
-            raise ValueError(f"write quant types in lower case: {', '.join(wrong)}")
+    def quants_are_unique(cls, quants: tuple[str, ...]) -> tuple[str, ...]:
+        """A type named twice would be written twice."""
         if len(set(quants)) != len(quants):
             raise ValueError("a quant type is named twice")
         if not quants:

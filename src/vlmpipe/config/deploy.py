@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from vlmpipe.config.base import GateMode, Section
+from vlmpipe.config.base import GateMode, QuantName, Section
 
 
 class DeployConfig(Section):
@@ -16,7 +16,7 @@ class DeployConfig(Section):
     port: int = Field(8000, ge=0, le=65535)
     """Port of `vlmpipe serve`. The deploy stage itself tests on a free port of its own."""
 
-    quant: str | None = None
+    quant: QuantName | None = None
     """Which of the converted files is served (`q8_0`, or `f16`); unset: the one that convert
     recommends."""
 

@@ -153,13 +153,13 @@ def test_convert_hands_on_tried_files(convert: Callable[..., tuple[Path, Outcome
 def test_files_beyond_the_limit_are_excluded_and_f16_fails_the_verdict(
     convert: Callable[..., tuple[Path, Outcome]],
 ) -> None:
-    folder, outcome = convert(max_loss_drift=0.0)
+    folder, outcome = convert(max_loss_drift=0.0, max_f16_loss_drift=0.0)
     artifacts = json.loads((folder / "artifacts.json").read_text())
     assert set(artifacts["excluded"]) == {"f16", "q8_0"}
     assert artifacts["recommended"] == "f16"
     assert outcome.verdict is not None
     assert not outcome.verdict.passed
-    assert "max_loss_drift" in outcome.verdict.reasons[0]
+    assert "max_f16_loss_drift" in outcome.verdict.reasons[0]
 
 
 @pytest.mark.slow

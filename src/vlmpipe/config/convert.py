@@ -22,7 +22,11 @@ class ConvertConfig(Section):
 
     max_loss_drift: float = Field(0.5, ge=0)
     """Largest change of the probes' mean target loss, in nats a token, from the merged model to
-    a file; a file beyond it is excluded, and f16 beyond it fails the gate."""
+    a quantised file; a file beyond it is excluded by name."""
+
+    max_f16_loss_drift: float = Field(0.05, ge=0)
+    """The same for the 16-bit file, which is the same weights: more than rounding means that the
+    conversion, the image or the prompt is wrong, and fails the gate."""
 
     ollama_url: str = "http://127.0.0.1:11434"
     """Where an Ollama server may answer; the recommended file is then registered there."""

@@ -60,7 +60,7 @@ def try_files(
     samples: Sequence[Sample],
     merged: Sequence[Probe],
     *,
-    max_loss_drift: float,
+    rules: ConvertConfig,
     reporter: Reporter,
 ) -> list[QuantRow]:
     """Load every file, ask it the samples, hold it against the merged model."""
@@ -69,17 +69,28 @@ def try_files(
         reporter.progress("asking", done, len(made.files), file=quant)
         rows.append(
             try_file(
-                quant, file, made.mmproj, contract, samples, merged, max_loss_drift=max_loss_drift
+                quant,
+                file,
+                made.mmproj,
+                contract,
+                samples,
+                merged,
+                max_loss_drift=drift_limit(quant, rules),
             )
         )
     reporter.progress_done()
     return rows
 
 
+def drift_limit(quant: str, rules: ConvertConfig) -> float:
+    """How far a file's loss may lie from the merged model's."""
+    return rules.max_f16_loss_drift if quant in BASE_TYPES else rules.max_loss_drift
+
+
 def judge_set(rows: Sequence[QuantRow]) -> Verdict:
     """The 16-bit file must answer as the merged model; a quantised one is merely excluded."""
     reasons = [
-        f"{row.quant}: {row.excluded} (convert.max_loss_drift)"
+        f"{row.quant}: {row.excluded} (convert.max_f16_loss_drift)"
         for row in rows
         if row.excluded and row.quant in BASE_TYPES
     ]

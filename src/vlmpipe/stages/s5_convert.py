@@ -49,7 +49,7 @@ def run(context: StageContext) -> Outcome:
         contract,
         samples,
         probes,
-        max_loss_drift=config.convert.max_loss_drift,
+        rules=config.convert,
         reporter=context.reporter,
     )
     best = write_descriptions(context.folder, made, rows, probes, contract)

@@ -191,7 +191,7 @@ def test_samples_come_back_as_they_were_given(tmp_path: Path) -> None:
     third = by_id["3"]
     assert third.reference == "answer 3"
     assert third.messages[0].text == "Read it."
-    assert third.origin == f"{source}:4"
+    assert third.origin == f"{source.name}:4"
     with Image.open(tmp_path / "in" / "3.png") as original:
         assert third.images[0].tobytes() == original.tobytes()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model_folders import RANDOM_MODELS, contract_of, encoder_of, model_folder, table_sample
+from model_folders import RANDOM_MODELS, contract_of, model_folder, table_sample
 from training_runs import run_training, tiny_config
 from vlmpipe.encoding.contract import read_contract
 from vlmpipe.encoding.encoder import Encoder
@@ -21,7 +23,7 @@ from vlmpipe.models.families import FAMILIES, family_of
 from vlmpipe.models.loading import load_model, load_tokenizer
 from vlmpipe.pipeline.events import SilentReporter
 from vlmpipe.training.callbacks import PhaseMetrics, read_rows
-from vlmpipe.training.collator import SampleCollator, pad_batch
+from vlmpipe.training.collator import pad_batch
 from vlmpipe.training.curriculum import Phase
 
 
@@ -73,6 +75,45 @@ def test_an_interrupted_training_goes_on_to_the_same_losses_and_weights(
     whole, cut = steps_of(tmp_path / "whole"), steps_of(tmp_path / "cut")
     assert [row["step"] for row in cut] == [1, 2, 3, 4]
     assert [row["loss"] for row in cut] == [row["loss"] for row in whole]
+    expected = load_file(str(tmp_path / "whole/adapter/adapter_model.safetensors"))
+    found = load_file(str(tmp_path / "cut/adapter/adapter_model.safetensors"))
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+class SignalAt(SilentReporter):
+    """Ctrl-C while a step's figures are shown."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.notes: list[str] = []
+
+    def progress(self, label: str, done: float, total: float | None, **fields: str) -> None:
+        if done == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("asked_at", "saved_at"), [(1, 2), (2, 2), (3, 4)])
+def test_ctrl_c_saves_the_step_under_way_and_the_next_training_goes_on_from_there(
+    asked_at: int, saved_at: int, tmp_path: Path
+) -> None:
+    """In mid-phase, at a phase's end and at the last step; no checkpoint was chosen there."""
+    name, config = "random-qwen2_5_vl", tiny_config(method="lora", checkpoint_steps=[])
+    run_training(name, tmp_path / "whole", config)
+    reporter = SignalAt(asked_at)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run_training(name, tmp_path / "cut", config, reporter=reporter)
+    assert any("stopping after this step" in note for note in reporter.notes)
+    assert f"after step {saved_at} of 4" in caught.value.__notes__[0]
+    seen = InterruptAt(saved_at)
+    run_training(name, tmp_path / "cut", config, reporter=seen)  # that step is not shown again
+    whole, cut = steps_of(tmp_path / "whole"), steps_of(tmp_path / "cut")
+    assert [(row["step"], row["loss"]) for row in cut] == [
+        (row["step"], row["loss"]) for row in whole
+    ]
     expected = load_file(str(tmp_path / "whole/adapter/adapter_model.safetensors"))
     found = load_file(str(tmp_path / "cut/adapter/adapter_model.safetensors"))
     assert all(torch.equal(found[key], value) for key, value in expected.items())
@@ -167,8 +208,7 @@ def test_full_training_writes_a_model_that_loads(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_stops_the_training_with_the_step(tmp_path: Path) -> None:
     grid = contract_of(FAMILIES["qwen3"]).grid
     phase = Phase(1, "large", grid, (0,), steps=5, first_step=10, learning_rate=1e-3)
-    collator = SampleCollator([], encoder_of("random-qwen3"), "assistant", [grid])
-    watch = PhaseMetrics(phase, 15, tmp_path / "metrics.jsonl", collator, SilentReporter())
+    watch = PhaseMetrics(phase, 15, tmp_path / "metrics.jsonl", SilentReporter())
     state = SimpleNamespace(global_step=2)
     watch.on_log(None, state, None, {"loss": 1.5})
     with pytest.raises(StageError, match=r"the loss became nan at step 12 \(phase large\)"):

@@ -17,7 +17,7 @@ class ConvertConfig(Section):
     """A llama.cpp checkout to convert with; unset: the sources of the installed llama-cpp-python,
     fetched once into the shared cache."""
 
-    probes: int = Field(1, ge=1)
+    probes: int = Field(3, ge=1)
     """Image questions asked of each file after it is made."""
 
     max_loss_drift: float = Field(0.5, ge=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from vlmpipe.data.images import decode_png, encode_png
@@ -45,7 +46,8 @@ def to_row(sample: Sample, weight: float) -> dict[str, Any]:
         "task": sample.task,
         "difficulty": sample.difficulty,
         "weight": weight,
-        "origin": sample.origin,
+        # Without its folder: the same samples from elsewhere are the same data.
+        "origin": Path(sample.origin).name,
         "messages": json.dumps(messages, ensure_ascii=False),
         "pictures": pictures,
     }

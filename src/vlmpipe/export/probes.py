@@ -66,21 +66,6 @@ def as_records(pairs: Sequence[ProbePair]) -> list[dict[str, Any]]:
     return [asdict(pair) for pair in pairs]
 
 
-def prompt_tokens_per_second(probes: Sequence[Probe]) -> float:
-    """Prompt tokens over the time until the first token, images included."""
-    seconds = sum(probe.completion.first_token_seconds for probe in probes)
-    tokens = sum(probe.completion.prompt_tokens for probe in probes)
-    return tokens / seconds if seconds > 0 else 0.0
-
-
-def answer_tokens_per_second(probes: Sequence[Probe]) -> float:
-    """Tokens after the first over the time that they took; 0 where no answer had a second one."""
-    done = [probe.completion for probe in probes]
-    seconds = sum(each.seconds - each.first_token_seconds for each in done)
-    tokens = sum(each.completion_tokens - 1 for each in done)
-    return tokens / seconds if seconds > 0 else 0.0
-
-
 def _ask_one(engine: Engine, sample: Sample) -> Probe:
     score = engine.score(sample.prompt, sample.reference)
     completion = engine.complete(sample.prompt, max_new_tokens=ANSWER_TOKENS)

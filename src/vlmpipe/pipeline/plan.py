@@ -91,7 +91,7 @@ def resolve_upstream(
                 f"stage {stage.name} needs stage {name}, which has not been run in {store.folder}",
                 f"run what is missing on the way: `vlmpipe run-all --to {stage.name}` with the same"
                 " options",
-                f"or that stage alone: `vlmpipe {name}`",
+                f"or that stage alone: `vlmpipe {name}` with the same options",
             )
         upstream[name] = version
     return upstream

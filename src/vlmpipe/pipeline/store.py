@@ -69,7 +69,7 @@ class RunStore:
             raise ArtifactError(
                 f"stage {stage.name} has no version {name!r} in {self.stage_folder(stage)}"
                 f" (published: {known})",
-                f"run it: `vlmpipe {stage.name}`",
+                f"run it: `vlmpipe {stage.name}` with the same options",
                 f"choose another: `--use {stage.name}=vNNN`",
             )
         return Version(name, folder, manifest)

@@ -32,6 +32,6 @@ TRAIN = Stage(
     run=run,
     reads=("train", "model", "run.seed"),
     ignores=("train.report_to", "model.id", "model.revision"),
-    consumes={"setup": ("model.json", "model/*", "data/*")},
+    consumes={"setup": ("model.json", "model/*", "data/*.parquet")},
     resumable=True,
 )

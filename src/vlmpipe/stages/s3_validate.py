@@ -75,7 +75,7 @@ VALIDATE = Stage(
         "train.quantization",
     ),
     consumes={
-        "setup": ("model.json", "model/*", "data/*"),
+        "setup": ("model.json", "model/*", "data/*.parquet"),
         "train": ("adapter/*", "model/*", "preprocess_contract.json"),
     },
 )

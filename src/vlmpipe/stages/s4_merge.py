@@ -98,7 +98,7 @@ MERGE = Stage(
     run=run,
     reads=("merge", "model.dtype", "model.attn_implementation", "run.name"),
     consumes={
-        "setup": ("model.json", "model/*", "data/*"),
+        "setup": ("model.json", "model/*", "data/*.parquet"),
         "train": ("adapter/*", "model/*", "preprocess_contract.json"),
     },
     gated_by=("validate",),

@@ -104,7 +104,7 @@ CONVERT = Stage(
     reads=("convert", "run.name", "model.attn_implementation"),
     ignores=("convert.ollama_url", "convert.ollama_name"),
     consumes={
-        "setup": ("data/*",),
+        "setup": ("data/*.parquet",),
         "merge": ("model/*", "preprocess_contract.json"),
     },
     gated_by=("merge",),

@@ -17,7 +17,7 @@ from vlmpipe.system.rows import Requirement, Status, ok_or, whole_gib
 from vlmpipe.system.weights import local_weights, model_kind, parameter_count
 
 EXTRAS = ("train", "serve", "eval")
-OPTIONAL_LIBRARIES = {"qwen-vl-utils": "video input is then not available"}
+OPTIONAL_LIBRARIES = {"qwen-vl-utils": "our resize is then not held against its own in the tests"}
 ADVISED_SWAP_GIB = 16
 BYTES_16_BIT = 2
 GIB = 2**30

@@ -12,7 +12,6 @@ from transformers import TrainerCallback
 
 from vlmpipe.errors import StageError
 from vlmpipe.pipeline.events import Reporter
-from vlmpipe.training.collator import SampleCollator
 from vlmpipe.training.curriculum import Phase
 
 
@@ -24,17 +23,14 @@ class PhaseMetrics(TrainerCallback):
         phase: Phase,
         total_steps: int,
         metrics_path: Path,
-        collator: SampleCollator,
         reporter: Reporter,
     ) -> None:
         self._phase = phase
         self._total = total_steps
         self._path = metrics_path
-        self._collator = collator
         self._reporter = reporter
         self._clock = time.perf_counter()
-        self._tokens = collator.tokens_seen
-        self.losses: list[float] = []
+        self._tokens = 0.0
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
@@ -43,7 +39,7 @@ class PhaseMetrics(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         step, loss = self._phase.first_step + state.global_step, float(logs["loss"])
-        speed = self._tokens_per_second()
+        speed = self._tokens_per_second(float(logs.get("num_tokens") or 0))
         row = {
             "step": step,
             "phase": self._phase.name,
@@ -55,7 +51,6 @@ class PhaseMetrics(TrainerCallback):
         }
         append_row(self._path, row)
         self._refuse_no_number(loss, step)
-        self.losses.append(loss)
         self._reporter.progress(
             f"train {self._phase.name}",
             step,
@@ -64,8 +59,9 @@ class PhaseMetrics(TrainerCallback):
             tokens_per_s=f"{speed:.0f}",
         )
 
-    def _tokens_per_second(self) -> float:
-        now, tokens = time.perf_counter(), self._collator.tokens_seen
+    def _tokens_per_second(self, tokens: float) -> float:
+        """Speed of the step; `tokens` is the trainer's count since it began, padding left out."""
+        now = time.perf_counter()
         speed = (tokens - self._tokens) / max(now - self._clock, 1e-9)
         self._clock, self._tokens = now, tokens
         return speed

@@ -26,13 +26,10 @@ class SampleCollator:
         self._encoder = encoder
         self._scope = scope
         self._grids = grids
-        self.tokens_seen = 0
-        """Tokens handed out so far, padding left out."""
 
     def __call__(self, rows: Sequence[dict[str, int]]) -> dict[str, Any]:
         """Batch of B samples padded on the right to T tokens; P patches, N images in all."""
         encoded = [self._encode(row) for row in rows]
-        self.tokens_seen += sum(len(each.input_ids) for each in encoded)
         return pad_batch(encoded, self._encoder.tokenizer.pad_token_id)
 
     def _encode(self, row: dict[str, int]) -> Encoded:

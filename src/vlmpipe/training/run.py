@@ -171,6 +171,12 @@ def _announce(
         f"{base.family.title}: {census.quantized_linears} layers in 4-bit, training"
         f" {census.trained_parameters:,} of {census.total_parameters:,} parameters ({share:.1%})"
     )
+    asked = context.config.train
+    if "max_steps" in asked.model_fields_set and asked.max_steps != phases[-1].last_step:
+        context.reporter.note(
+            f"train.max_steps={asked.max_steps} has no effect: every phase has a length of its own,"
+            f" {phases[-1].last_step} steps in all"
+        )
     for phase in phases:
         size = phase.grid.max_size if base.family.has_vision else None
         box = f" in {size[0]}x{size[1]}" if size else ""

@@ -19,6 +19,7 @@ from vlmpipe.training.callbacks import ChosenCheckpoints, PhaseMetrics, append_r
 from vlmpipe.training.collator import SampleCollator
 from vlmpipe.training.curriculum import Phase
 from vlmpipe.training.evaluate import mean_loss
+from vlmpipe.training.interrupts import StopRequest, StopWhenAsked, interruption
 from vlmpipe.training.phase_trainer import phase_trainer, set_learning_rate
 
 METRICS_NAME = "metrics.jsonl"
@@ -66,28 +67,36 @@ class TrainingSession:
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = newest_checkpoint(folder)
         self._forget_rows_after(phase, checkpoint)
+        if checkpoint and checkpoint_step(checkpoint) >= phase.steps:
+            self._load(checkpoint, phase)  # stopped between the last step and this mark
+        else:
+            self._step_through(phase, folder, checkpoint)
+        self._evaluate(phase)
+        write_text(folder / "finished", f"{phase.last_step}\n")
+
+    def _step_through(self, phase: Phase, folder: Path, checkpoint: Path | None) -> None:
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(self.folder / "tensorboard" / folder.name)
         collator = self._collator()
-        metrics = PhaseMetrics(
-            phase, self.phases[-1].last_step, self.metrics_path, collator, self.reporter
-        )
+        last_step = self.phases[-1].last_step
+        metrics = PhaseMetrics(phase, last_step, self.metrics_path, self.reporter)
         chosen = ChosenCheckpoints(phase, self.config.train.checkpoint_steps)
         if self.optimizer is not None:
             set_learning_rate(self.optimizer, phase.learning_rate)
-        trainer = phase_trainer(
-            self.model,
-            self.config,
-            phase,
-            folder,
-            collator,
-            [metrics, chosen],
-            self.optimizer,
-            self.dtype,
-        )
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with StopRequest(self.reporter) as request:
+            trainer = phase_trainer(
+                self.model,
+                self.config,
+                phase,
+                folder,
+                collator,
+                [metrics, chosen, StopWhenAsked(request)],
+                self.optimizer,
+                self.dtype,
+            )
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if request.asked:
+            raise interruption(phase.first_step + trainer.state.global_step, last_step)
         self.optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
-        self._evaluate(phase)
-        write_text(folder / "finished", f"{phase.last_step}\n")
 
     def _collator(self) -> SampleCollator:
         grids = [phase.grid for phase in self.phases]

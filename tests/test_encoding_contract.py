@@ -28,6 +28,7 @@ def test_it_states_token_counts_of_odd_sizes() -> None:
     ("field", "value", "message"),
     [
         ("chat_template", "other", "chat_template has sha256"),
+        ("resize_kernel", "bilinear", "cannot be read as a preprocess contract.*resize_kernel"),
         ("patch_size", 16, "tokens here, the contract states"),
     ],
 )

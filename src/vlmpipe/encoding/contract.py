@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -12,6 +13,7 @@ from vlmpipe.encoding.conversation import Message
 from vlmpipe.encoding.images import MIN_IMAGE_TOKENS, ImageGrid
 from vlmpipe.errors import ArtifactError
 from vlmpipe.models.families import Family
+from vlmpipe.pipeline.files import why_unreadable
 
 CONTRACT_NAME = "preprocess_contract.json"
 PROBE_SIZES = ((56, 84), (57, 225), (70, 238), (345, 451), (523, 701), (637, 903), (1400, 700))
@@ -33,13 +35,15 @@ class PreprocessContract(BaseModel):
     max_size: tuple[int, int] | None
     """Box [height, width] of the curriculum's last phase, or None."""
 
-    resize_kernel: str = "bicubic"
+    resize_kernel: Literal["bicubic"] = "bicubic"
+    """The only one that this version resizes with; a contract of another is refused."""
+
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
     chat_template: str
     chat_template_sha256: str
     system_prompt: str | None
-    image_text_order: str = "as given"
+    image_text_order: Literal["as given"] = "as given"
     stop_tokens: tuple[str, ...] = ("<|im_end|>",)
     context_length: int
     """Tokens that the longest sample needs, image tokens included, and as much again as the longest
@@ -94,7 +98,7 @@ def read_contract(folder: Path) -> PreprocessContract:
         contract = PreprocessContract.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as exc:
         raise ArtifactError(
-            f"{path} cannot be read as a preprocess contract: {str(exc).splitlines()[0]}",
+            f"{path} cannot be read as a preprocess contract: {why_unreadable(exc)}",
             "publish the stage that wrote it again: `vlmpipe run-all --force STAGE`",
         ) from exc
     _refuse_contradictions(contract, path)

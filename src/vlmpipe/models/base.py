@@ -13,7 +13,7 @@ from vlmpipe.errors import ArtifactError, ToolError
 from vlmpipe.models.audit import refuse_foreign_code
 from vlmpipe.models.embedded import PREFIX, build_embedded
 from vlmpipe.models.families import Family, family_of
-from vlmpipe.pipeline.files import sha256_of
+from vlmpipe.pipeline.files import sha256_of, why_unreadable
 from vlmpipe.pipeline.manifest import FileRecord
 
 RECORD_NAME = "model.json"
@@ -89,7 +89,7 @@ def read_base(setup_folder: Path) -> BaseModelFolder:
         marks = _Marks.model_validate_json((setup_folder / MARKS_NAME).read_bytes())
     except (OSError, ValidationError) as exc:
         raise ArtifactError(
-            f"{setup_folder / RECORD_NAME} cannot be read: {str(exc).splitlines()[0]}",
+            f"{setup_folder / RECORD_NAME} cannot be read: {why_unreadable(exc)}",
             "resolve the model again: `vlmpipe run-all --force setup`",
         ) from exc
     folder = (setup_folder / record.location).resolve()

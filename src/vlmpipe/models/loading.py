@@ -10,6 +10,8 @@ from vlmpipe.errors import ArtifactError, StageError
 from vlmpipe.models.families import Family, family_of
 from vlmpipe.models.quiet import quiet_transformers
 
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
+
 
 def load_tokenizer(folder: Path) -> Any:
     """The fast tokenizer of a model folder.
@@ -19,6 +21,12 @@ def load_tokenizer(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        # transformers would build an empty one and go on.
+        raise ArtifactError(
+            f"{folder} holds no tokenizer: neither {' nor '.join(TOKENIZER_FILES)}",
+            "copy the base model's tokenizer files beside its weights",
+        )
     with quiet_transformers():
         try:
             return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)

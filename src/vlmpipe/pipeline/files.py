@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 
 def sha256_of(path: Path) -> str:
     """Hex digest of a file's bytes."""
@@ -48,3 +50,13 @@ def sync_path(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def why_unreadable(error: OSError | ValidationError) -> str:
+    """One line for a person: the system's reason, or the first field at fault with its value."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    detail = error.errors(include_url=False)[0]
+    field, value = ".".join(str(part) for part in detail["loc"]), repr(detail["input"])
+    shown = value if len(value) <= 60 else f"{value[:60]}…"
+    return f"{field}: {detail['msg']}, got {shown}" if field else detail["msg"]

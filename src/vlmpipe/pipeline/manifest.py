@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vlmpipe.errors import ArtifactError
-from vlmpipe.pipeline.files import sha256_of, write_text
+from vlmpipe.pipeline.files import sha256_of, why_unreadable, write_text
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA = 1
@@ -95,7 +95,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         return Manifest.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as exc:
         raise ArtifactError(
-            f"{path} is damaged: {str(exc).splitlines()[0]}",
+            f"{path} is damaged: {why_unreadable(exc)}",
             f"remove the folder {folder} and run the stage again",
         ) from exc
 

@@ -132,31 +132,11 @@ def kubernetes(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A Deployment and its Service; memory asked for is half as much again as was measured."""
     labels = {"app.kubernetes.io/name": name, "app.kubernetes.io/part-of": "vlmpipe"}
-    memory = f"{int(memory_mib * 1.5) + 256}Mi"
-    container = {
-        "name": "gateway",
-        "image": f"{name}:latest",
-        "imagePullPolicy": "IfNotPresent",
-        "ports": [{"name": "http", "containerPort": PORT}],
-        "startupProbe": {**_probe("/health", 2), "failureThreshold": 300},
-        "readinessProbe": _probe("/health", 5),
-        "livenessProbe": _probe("/health/live", 10),
-        "resources": {
-            "requests": {"cpu": str(settings.n_threads), "memory": memory},
-            "limits": {"memory": memory},
-        },
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
-    }
     pod = {
         "terminationGracePeriodSeconds": int(settings.request_timeout_s) + DRAIN_MARGIN_S,
         "automountServiceAccountToken": False,
         "securityContext": {"runAsNonRoot": True, "runAsUser": 10001},
-        "containers": [container],
+        "containers": [_container(settings, name, memory_mib)],
         "volumes": [{"name": "tmp", "emptyDir": {}}],
     }
     annotations = {"prometheus.io/scrape": "true", "prometheus.io/port": str(PORT)}
@@ -180,6 +160,29 @@ def kubernetes(
         },
     }
     return deployment, service
+
+
+def _container(settings: ServiceSettings, name: str, memory_mib: float) -> dict[str, Any]:
+    memory = f"{int(memory_mib * 1.5) + 256}Mi"
+    return {
+        "name": "gateway",
+        "image": f"{name}:latest",
+        "imagePullPolicy": "IfNotPresent",
+        "ports": [{"name": "http", "containerPort": PORT}],
+        "startupProbe": {**_probe("/health", 2), "failureThreshold": 300},
+        "readinessProbe": _probe("/health", 5),
+        "livenessProbe": _probe("/health/live", 10),
+        "resources": {
+            "requests": {"cpu": str(settings.n_threads), "memory": memory},
+            "limits": {"memory": memory},
+        },
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+    }
 
 
 def _probe(path: str, period_s: int) -> dict[str, Any]:

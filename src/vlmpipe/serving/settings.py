@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from vlmpipe.encoding.contract import PreprocessContract, read_contract
 from vlmpipe.errors import ArtifactError
+from vlmpipe.pipeline.files import why_unreadable
 
 SETTINGS_NAME = "service.json"
 
@@ -78,7 +79,7 @@ def read_settings(bundle: Path) -> ServiceSettings:
         settings = ServiceSettings.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as exc:
         raise ArtifactError(
-            f"{path} cannot be read as service settings: {str(exc).splitlines()[0]}",
+            f"{path} cannot be read as service settings: {why_unreadable(exc)}",
             "give the folder that deploy wrote: --bundle DIR",
             "or make it again: `vlmpipe run-all --force deploy` with the same options",
         ) from exc

@@ -95,7 +95,7 @@ def test_every_task_measures_what_it_says(name: str) -> None:
     assert right[task.primary_metric] == 1.0
     assert wrong[task.primary_metric] == 0.0
     assert right.keys() == wrong.keys() == task.measure("<table", sample.reference).keys()
-    assert sample.messages[0].text.endswith(task.instruction)
+    assert sample.messages[0].text.endswith(task.instructions["en"])
 
 
 def test_an_unknown_task_is_refused_with_a_near_miss() -> None:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from vlmpipe.config.base import Section, UserPath
 
-TaskName = Literal["table", "qa"]
+TaskName = Literal["table", "chart", "molecule", "caption", "document", "qa"]
 """Tasks with a generator and metrics of their own."""
 
 
@@ -36,6 +36,13 @@ class SyntheticConfig(Section):
 
     difficulty: tuple[float, float] = (0.0, 1.0)
     """Range of difficulty drawn from, 0 easiest."""
+
+    languages: tuple[Literal["en", "ko"], ...] = Field(("en", "ko"), min_length=1)
+    """What documents are written in: each sample is in one of them, drawn by lot."""
+
+    scan: float = Field(0.0, ge=0, le=1)
+    """How badly a scanner treats the pictures (skew, blur, noise, stains ...): 0 leaves them as
+    they were drawn, 1 is a bad fax of a creased copy."""
 
     @model_validator(mode="after")
     def difficulty_is_a_range(self) -> SyntheticConfig:

@@ -61,7 +61,9 @@ def _fault_of(path: Path) -> str | None:
 def _generated(config: Config) -> Iterator[Candidate]:
     settings, task = config.data.synthetic, task_named(config.data.task)
     for index in range(settings.n):
-        load = partial(task.generate, index, config.run.seed, settings.difficulty)
+        load = partial(
+            task.generate, index, config.run.seed, settings.difficulty, settings.languages
+        )
         yield Candidate(f"generated {task.name} {index}", load)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 
 from vlmpipe.errors import ConfigError
-from vlmpipe.tasks.base import Task, mean_metrics
+from vlmpipe.tasks.base import LANGUAGES, Language, Task, mean_metrics
 from vlmpipe.tasks.qa import QuestionTask
 from vlmpipe.tasks.table import TableTask
 
-__all__ = ["TASKS", "Task", "mean_metrics", "task_named", "task_of"]
+__all__ = ["LANGUAGES", "TASKS", "Language", "Task", "mean_metrics", "task_named", "task_of"]
 
 TASKS: dict[str, Task] = {task.name: task for task in (TableTask(), QuestionTask())}
 """Every task by name; a new task is one new file and its place here."""

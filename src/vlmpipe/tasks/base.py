@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from vlmpipe.encoding.conversation import Sample
+
+Language = Literal["en", "ko"]
+"""What a document is written in, and asked for in."""
+
+LANGUAGES: tuple[Language, ...] = ("en", "ko")
 
 
 class Task(Protocol):
@@ -16,8 +21,8 @@ class Task(Protocol):
         """As it stands in samples and in `data.task`."""
 
     @property
-    def instruction(self) -> str:
-        """The prompt that goes with an image of this task."""
+    def instructions(self) -> Mapping[Language, str]:
+        """The prompt that goes with an image of this task, in each language."""
 
     @property
     def primary_metric(self) -> str:
@@ -27,11 +32,34 @@ class Task(Protocol):
     def always_trained(self) -> frozenset[str]:
         """Ids of generated samples that are never held out."""
 
-    def generate(self, index: int, seed: int, difficulty: tuple[float, float]) -> Sample:
-        """Synthetic sample number `index`: the same for the same arguments, on any machine."""
+    def generate(
+        self,
+        index: int,
+        seed: int,
+        difficulty: tuple[float, float],
+        languages: Sequence[Language] = LANGUAGES,
+    ) -> Sample:
+        """Synthetic sample number `index`: the same for the same arguments, on any machine.
+
+        Its measured difficulty lies in the range, or as near as the generator comes; it is written,
+        and asked for, in one of `languages`.
+        """
 
     def difficulty(self, reference: str) -> float:
         """How hard it is to produce this answer, 0 to 1, from structure and size of the text."""
+
+    def canonical(self, answer: str) -> str | None:
+        """The answer in the task's one form, where two that mean the same are equal; None for
+        text that is not in the task's format.
+        """
+
+    def render(self, answer: str) -> str | None:
+        """The answer as people look at it: an HTML or SVG fragment for the report; None for text
+        that is not in the task's format.
+
+        Answers are untrusted: their text is escaped, and the fragment has no script, style sheet,
+        link, event handler or address in it.
+        """
 
     def measure(self, prediction: str, reference: str) -> Mapping[str, float]:
         """Metrics of one answer, each 0 to 1 with larger better unless its name is an error rate

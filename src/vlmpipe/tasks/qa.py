@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 
 from vlmpipe.encoding.conversation import Message, Sample
+from vlmpipe.tasks.base import LANGUAGES, Language
 from vlmpipe.tasks.text_metrics import normalised, text_metrics
 
 LONG_ANSWER = 400
@@ -31,7 +33,7 @@ class QuestionTask:
     """Questions and answers, judged by agreement with the taught answer."""
 
     name = "qa"
-    instruction = ""
+    instructions: Mapping[Language, str] = {"en": "", "ko": ""}
     primary_metric = "agreement"
 
     @property
@@ -39,11 +41,17 @@ class QuestionTask:
         """Ids of the five core questions."""
         return frozenset(each.id for each in shipped_questions() if each.core)
 
-    def generate(self, index: int, seed: int, difficulty: tuple[float, float]) -> Sample:
+    def generate(
+        self,
+        index: int,
+        seed: int,
+        difficulty: tuple[float, float],
+        languages: Sequence[Language] = LANGUAGES,
+    ) -> Sample:
         """Shipped question number `index` of those in the range, from the start again at the end.
 
-        Fixed questions, in the order of the file: `seed` changes nothing. A range that holds none
-        of them is ignored.
+        Fixed questions in Korean, in the order of the file: `seed` and `languages` change nothing.
+        A range that holds none of them is ignored.
         """
         low, high = difficulty
         every = shipped_questions()
@@ -64,6 +72,14 @@ class QuestionTask:
     def difficulty(self, reference: str) -> float:
         """The answer's length: 0 when empty, 1 from 400 characters on."""
         return round(min(1.0, len(normalised(reference)) / LONG_ANSWER), 6)
+
+    def canonical(self, answer: str) -> str | None:
+        """The answer with its white space and Unicode forms made one."""
+        return normalised(answer)
+
+    def render(self, answer: str) -> str | None:
+        """A paragraph."""
+        return f"<p>{html.escape(answer)}</p>"
 
     def measure(self, prediction: str, reference: str) -> Mapping[str, float]:
         """`exact_match`, `agreement` and `cer`."""

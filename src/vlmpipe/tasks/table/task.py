@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from vlmpipe.encoding.conversation import Message, Sample
+from vlmpipe.tasks.base import LANGUAGES, Language
 from vlmpipe.tasks.html_tables import TableError, TableShape, parse_table, shape_of
 from vlmpipe.tasks.table.drawing import draw_table, random_style
 from vlmpipe.tasks.table.synthetic import Grid, random_grid
@@ -21,11 +22,20 @@ class TableTask:
     """Tables to HTML, judged by TEDS."""
 
     name = "table"
-    instruction = "Convert the table in the image to HTML."
+    instructions: Mapping[Language, str] = {
+        "en": "Convert the table in the image to HTML.",
+        "ko": "이미지의 표를 HTML로 변환하세요.",
+    }
     primary_metric = "teds"
     always_trained: frozenset[str] = frozenset()
 
-    def generate(self, index: int, seed: int, difficulty: tuple[float, float]) -> Sample:
+    def generate(
+        self,
+        index: int,
+        seed: int,
+        difficulty: tuple[float, float],
+        languages: Sequence[Language] = LANGUAGES,
+    ) -> Sample:
         """A table of digits and words, in print, with its HTML.
 
         Its measured difficulty lies in the range, or as near as the generator comes.
@@ -39,7 +49,7 @@ class TableTask:
         return Sample(
             id=f"table-{seed}-{index:06d}",
             messages=(
-                Message("user", (image, self.instruction)),
+                Message("user", (image, self.instructions["en"])),
                 Message("assistant", (target,)),
             ),
             task=self.name,
@@ -58,6 +68,14 @@ class TableTask:
         cells = _share(shape.rows * shape.columns, low=4, high=200)
         characters = _share(shape.characters, low=8, high=2000)
         return round(0.5 * cells + 0.4 * characters + 0.1 * min(1.0, shape.spans / 8), 6)
+
+    def canonical(self, answer: str) -> str | None:
+        """The table as this task writes it: no attributes but spans, one line."""
+        raise NotImplementedError
+
+    def render(self, answer: str) -> str | None:
+        """The table, with its text escaped."""
+        raise NotImplementedError
 
     def measure(self, prediction: str, reference: str) -> Mapping[str, float]:
         """`teds`, `teds_structure` (cells' text ignored), and the metrics of plain text."""

@@ -13,7 +13,7 @@ from vlmpipe.data.messages import ImageName, RawMessage, Record, numbered_lines,
 from vlmpipe.data.problems import Candidate, SampleError
 from vlmpipe.encoding.conversation import Message, Part, Sample
 from vlmpipe.errors import ConfigError
-from vlmpipe.tasks import task_named, task_of
+from vlmpipe.tasks import Task, task_named, task_of
 
 
 def candidates(config: Config) -> Iterator[Candidate]:
@@ -59,12 +59,18 @@ def _fault_of(path: Path) -> str | None:
 
 
 def _generated(config: Config) -> Iterator[Candidate]:
-    settings, task = config.data.synthetic, task_named(config.data.task)
-    for index in range(settings.n):
-        load = partial(
-            task.generate, index, config.run.seed, settings.difficulty, settings.languages
-        )
+    task = task_named(config.data.task)
+    for index in range(config.data.synthetic.n):
+        load = partial(_generate, task, index, config)
         yield Candidate(f"generated {task.name} {index}", load)
+
+
+def _generate(task: Task, index: int, config: Config) -> Sample:
+    from vlmpipe.data.synthetic.degradations import scanned
+
+    settings, seed = config.data.synthetic, config.run.seed
+    sample = task.generate(index, seed, settings.difficulty, settings.languages)
+    return scanned(sample, seed, settings.scan)
 
 
 def _from_file(place: int, config: Config) -> Iterator[Candidate]:

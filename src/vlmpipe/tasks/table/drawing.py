@@ -1,13 +1,14 @@
-"""A table drawn as clean print, with Pillow's own font: no font of the machine is needed."""
+"""A table drawn as clean print, in a shipped font."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from vlmpipe.tasks.table.synthetic import Cell, Grid
+from vlmpipe.drawing.fonts import font
+from vlmpipe.tasks.table.form import Cell
+from vlmpipe.tasks.table.synthetic import Grid
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
@@ -106,11 +107,11 @@ def _spots(grid: Grid) -> list[tuple[tuple[int, int], Cell]]:
 def _column_widths(
     grid: Grid, spots: list[tuple[tuple[int, int], Cell]], style: Style
 ) -> list[int]:
-    font = _font(style.font_size)
+    face = _font(style.font_size)
     around = 2 * (style.padding + style.line_width)
     widths = [style.font_size + around] * grid.columns
     for (_, x), cell in spots:
-        share = (round(font.getlength(cell.text)) + 1 + around) / cell.colspan
+        share = (round(face.getlength(cell.text)) + 1 + around) / cell.colspan
         for column in range(x, x + cell.colspan):
             widths[column] = max(widths[column], int(share) + 1)
     return widths
@@ -138,12 +139,9 @@ def _draw_cell(pen: ImageDraw.ImageDraw, cell: PlacedCell, style: Style) -> None
             pen.line((left, y, right, y), fill=ink, width=style.line_width)
     inset = style.padding + style.line_width
     x = {"l": left + inset, "m": (left + right) // 2, "r": right - inset}[style.align]
-    font = _font(style.font_size)
-    pen.text((x, (top + bottom) // 2), cell.text, fill=ink, font=font, anchor=f"{style.align}m")
+    face = _font(style.font_size)
+    pen.text((x, (top + bottom) // 2), cell.text, fill=ink, font=face, anchor=f"{style.align}m")
 
 
-@lru_cache(maxsize=32)
 def _font(size: int) -> FreeTypeFont:
-    from PIL import ImageFont
-
-    return ImageFont.load_default(size)  # type: ignore[return-value]  # a size asks for FreeType
+    return font("gothic", size)

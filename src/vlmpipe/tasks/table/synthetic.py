@@ -1,25 +1,24 @@
-"""Random clean tables of digits and words, from two short cells to two hundred long ones."""
+"""Random tables, from four short cells to two hundred long ones."""
 
 from __future__ import annotations
 
-import html
 import random
-import string
-from dataclasses import dataclass
-from functools import cache
-from importlib import resources
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from vlmpipe.tasks.base import Language
+from vlmpipe.tasks.table.columns import Column, Kind, random_column
+from vlmpipe.tasks.table.form import Cell, written
 
 EASY_BELOW, HARD_FROM = 1 / 3, 2 / 3
-"""Easy: digits. Medium: words as well. Hard: cells that span several rows or columns as well."""
+"""Easy: numbers and single words. Medium: units, longer texts that wrap, row headings as well.
+Hard: cells that span several rows or columns as well."""
 
+FIRST_STEPS = 0.15
+"""Up to here half of the tables have no headings: the smallest model learns to read on these."""
 
-@dataclass(frozen=True)
-class Cell:
-    """A cell in the place where HTML writes it."""
-
-    text: str
-    colspan: int = 1
-    rowspan: int = 1
+EASY_KINDS: tuple[Kind, ...] = ("count", "count", "count", "decimal", "percent", "money", "word")
+KINDS: tuple[Kind, ...] = ("count", "decimal", "percent", "money", "measure", "word")
 
 
 @dataclass(frozen=True)
@@ -31,19 +30,35 @@ class Grid:
 
     def html(self) -> str:
         """`<table><tr><td>…</td>…</tr>…</table>`, all on one line."""
-        rows = ("".join(map(_cell_html, row)) for row in self.rows)
-        return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
+        return written([cell.html() for cell in row] for row in self.rows)
+
+    def text(self) -> str:
+        """Every cell's text, one after the other."""
+        return "".join(cell.text for row in self.rows for cell in row)
 
 
-def random_grid(rng: random.Random, difficulty: float) -> Grid:
+def random_grid(rng: random.Random, difficulty: float, language: Language = "en") -> Grid:
     """A table that is about as hard as asked, 0 to 1 (see `TableTask.difficulty`)."""
     rows, columns = _size(rng, cells=4 * 50**difficulty)
-    length = 2 * 6**difficulty
-    numeric = [difficulty < EASY_BELOW or rng.random() < 0.6 for _ in range(columns)]
-    texts = [[_text(rng, length, number) for number in numeric] for _ in range(rows)]
-    if difficulty < HARD_FROM:
-        return Grid(tuple(tuple(map(Cell, row)) for row in texts), columns)
-    return _with_spans(rng, texts)
+    kinds = _kinds(rng, columns, difficulty)
+    made: list[Column] = []
+    for kind in kinds:
+        taken = {column.heading for column in made}
+        made.append(random_column(rng, kind, 2 * 6**difficulty, language, taken))
+    headed = rng.random() < (0.5 if difficulty <= FIRST_STEPS else 0.85)
+    sided = difficulty >= EASY_BELOW and kinds[0] == "word" and rng.random() < 0.3
+    blank = 0.02 + 0.06 * difficulty
+    body = [
+        [
+            Cell(_text(rng, column, 0 if sided and x == 0 else blank), header=sided and x == 0)
+            for x, column in enumerate(made)
+        ]
+        for _ in range(rows - headed)
+    ]
+    head = [[Cell(column.heading, header=True) for column in made]] if headed else []
+    if difficulty >= HARD_FROM:
+        head, body = _with_spans(rng, head, body, made)
+    return Grid(tuple(map(tuple, head + body)), columns)
 
 
 def _size(rng: random.Random, cells: float) -> tuple[int, int]:
@@ -52,60 +67,59 @@ def _size(rng: random.Random, cells: float) -> tuple[int, int]:
     return max(2, round(cells / columns)), columns
 
 
-def _text(rng: random.Random, length: float, numeric: bool) -> str:
-    if numeric:
-        return _number(rng, max(1, round(length * rng.uniform(0.5, 1.3))))
-    return _words(rng, max(2, round(length * rng.uniform(0.7, 1.3))))
+def _kinds(rng: random.Random, columns: int, difficulty: float) -> list[Kind]:
+    """Names lead the rows of most tables; longer remarks end some that are not easy."""
+    easy = difficulty < EASY_BELOW
+    kinds = [rng.choice(EASY_KINDS if easy else KINDS) for _ in range(columns)]
+    if rng.random() < (0.4 if easy else 0.75):
+        kinds[0] = "word"
+    if not easy and rng.random() < 0.35:
+        kinds[-1] = "phrase"
+    return kinds
 
 
-def _number(rng: random.Random, length: int) -> str:
-    digits = "".join(rng.choice(string.digits) for _ in range(min(length, 9)))
-    if length < 4 or rng.random() < 0.5:
-        return digits
-    point = rng.randint(1, len(digits) - 2)
-    return f"{digits[:point]}.{digits[point + 1 :]}"
+def _text(rng: random.Random, column: Column, blank: float) -> str:
+    return "" if rng.random() < blank else column.cell(rng)
 
 
-def _words(rng: random.Random, length: int) -> str:
-    text = rng.choice(_words_of(length))
-    while len(text) + 3 < length:
-        text += " " + rng.choice(_words_of(length - len(text) - 1))
-    return text
+Rows = list[list[Cell]]
 
 
-@cache
-def _words_of(length: int) -> list[str]:
-    """Words of at most so many letters, three-letter ones at least."""
-    text = (resources.files("vlmpipe.tasks") / "data" / "words.txt").read_text(encoding="utf-8")
-    return [word for word in text.split() if len(word) <= max(3, length)]
+def _with_spans(
+    rng: random.Random, head: Rows, body: Rows, columns: Sequence[Column]
+) -> tuple[Rows, Rows]:
+    """Neighbours in the first row become one wide cell, in the first column a tall one.
+
+    A wide heading stands above the headings of its columns; the other headings are as tall as both.
+    """
+    wide = _pairs(rng, 0, len(columns))
+    # Without headings the first row is the one with wide cells.
+    body = _with_tall_cells(body, _pairs(rng, 0 if head else 1, len(body)))
+    if not head:
+        return [], [_with_wide_cells(body[0], wide), *body[1:]]
+    names = [replace(column, kind="word", capital=True).cell(rng) for column in columns]
+    upper = [
+        replace(cell, text=names[x]) if x in wide else replace(cell, rowspan=2)
+        for x, cell in enumerate(head[0])
+    ]
+    lower = [cell for x, cell in enumerate(head[0]) if x in wide or x - 1 in wide]
+    return [_with_wide_cells(upper, wide), lower], body
 
 
-def _with_spans(rng: random.Random, texts: list[list[str]]) -> Grid:
-    """Pairs of neighbours in the first row become one wide cell, in the first column a tall one."""
-    columns = len(texts[0])
-    wide = _pairs(rng, 0, columns)
-    tall = _pairs(rng, 1, len(texts))
-    rows = []
-    for y, row in enumerate(texts):
-        cells = [
-            Cell(text, colspan=1 + (y == 0 and x in wide), rowspan=1 + (x == 0 and y in tall))
-            for x, text in enumerate(row)
-            if not (y == 0 and x - 1 in wide) and not (x == 0 and y - 1 in tall)
-        ]
-        rows.append(tuple(cells))
-    return Grid(tuple(rows), columns)
+def _with_wide_cells(row: list[Cell], wide: set[int]) -> list[Cell]:
+    return [
+        replace(cell, colspan=1 + (x in wide)) for x, cell in enumerate(row) if x - 1 not in wide
+    ]
+
+
+def _with_tall_cells(rows: Rows, tall: set[int]) -> Rows:
+    return [
+        [replace(row[0], rowspan=1 + (y in tall)), *row[1:]] if y - 1 not in tall else row[1:]
+        for y, row in enumerate(rows)
+    ]
 
 
 def _pairs(rng: random.Random, start: int, stop: int) -> set[int]:
     """First places of up to four pairs of neighbours that do not overlap."""
     places = range(start, stop - 1, 2)
     return set(rng.sample(places, k=min(len(places), rng.randint(1, 4))))
-
-
-def _cell_html(cell: Cell) -> str:
-    spans = "".join(
-        f' {name}="{span}"'
-        for name, span in (("colspan", cell.colspan), ("rowspan", cell.rowspan))
-        if span > 1
-    )
-    return f"<td{spans}>{html.escape(cell.text)}</td>"

@@ -10,6 +10,7 @@ from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.tasks.base import LANGUAGES, Language
 from vlmpipe.tasks.html_tables import TableError, TableShape, parse_table, shape_of
 from vlmpipe.tasks.table.drawing import draw_table, random_style
+from vlmpipe.tasks.table.form import canonical_html, cell_accuracy
 from vlmpipe.tasks.table.synthetic import Grid, random_grid
 from vlmpipe.tasks.teds import teds
 from vlmpipe.tasks.text_metrics import text_metrics
@@ -36,20 +37,21 @@ class TableTask:
         difficulty: tuple[float, float],
         languages: Sequence[Language] = LANGUAGES,
     ) -> Sample:
-        """A table of digits and words, in print, with its HTML.
+        """A table in print, with its HTML.
 
         Its measured difficulty lies in the range, or as near as the generator comes.
         """
         # Seeded by text: the same on every platform, and neighbours have nothing in common.
         rng = random.Random(f"table:{seed}:{index}")
-        grid = self._grid(rng, difficulty)
+        language = rng.choice(languages)
+        grid = self._grid(rng, difficulty, language)
         target = grid.html()
         hardness = self.difficulty(target)
         image = draw_table(grid, random_style(rng, hardness))
         return Sample(
             id=f"table-{seed}-{index:06d}",
             messages=(
-                Message("user", (image, self.instructions["en"])),
+                Message("user", (image, self.instructions[language])),
                 Message("assistant", (target,)),
             ),
             task=self.name,
@@ -70,34 +72,47 @@ class TableTask:
         return round(0.5 * cells + 0.4 * characters + 0.1 * min(1.0, shape.spans / 8), 6)
 
     def canonical(self, answer: str) -> str | None:
-        """The table as this task writes it: no attributes but spans, one line."""
-        raise NotImplementedError
+        """The first table as this task writes it: see `canonical_html`."""
+        try:
+            return canonical_html(parse_table(answer))
+        except TableError:
+            return None
 
     def render(self, answer: str) -> str | None:
-        """The table, with its text escaped."""
-        raise NotImplementedError
+        """The table in its one form, which is escaped and has no attributes but spans."""
+        return self.canonical(answer)
 
     def measure(self, prediction: str, reference: str) -> Mapping[str, float]:
-        """`teds`, `teds_structure` (cells' text ignored), and the metrics of plain text."""
+        """`teds`, `teds_structure` (cells' text ignored), `cell_accuracy`, and the metrics of plain
+        text.
+        """
         return {
             "teds": teds(prediction, reference),
             "teds_structure": teds(prediction, reference, structure_only=True),
+            "cell_accuracy": _cell_accuracy(prediction, reference),
             **text_metrics(prediction, reference),
         }
 
-    def _grid(self, rng: random.Random, bounds: tuple[float, float]) -> Grid:
+    def _grid(self, rng: random.Random, bounds: tuple[float, float], language: Language) -> Grid:
         low, high = bounds
 
         def miss(grid: Grid) -> float:
             measured = self.difficulty(grid.html())
             return max(low - measured, measured - high, 0.0)
 
-        grid = random_grid(rng, rng.uniform(low, high))
+        grid = random_grid(rng, rng.uniform(low, high), language)
         for _ in range(ATTEMPTS):
             if not miss(grid):
                 break
-            grid = min(grid, random_grid(rng, rng.uniform(low, high)), key=miss)
+            grid = min(grid, random_grid(rng, rng.uniform(low, high), language), key=miss)
         return grid
+
+
+def _cell_accuracy(prediction: str, reference: str) -> float:
+    try:
+        return cell_accuracy(parse_table(prediction), parse_table(reference))
+    except TableError:
+        return 0.0
 
 
 def _share(value: float, low: float, high: float) -> float:

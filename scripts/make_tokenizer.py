@@ -2,14 +2,16 @@
 
     python scripts/make_tokenizer.py
 
-Byte-level BPE behind Qwen2's pre-tokenizer, over text as the tasks' answers look: HTML tables,
-JSON, Mermaid, SMILES, English words and the Korean question set. Every byte is in the vocabulary,
-so any text can be encoded; frequent strings of the tasks are single tokens.
+Byte-level BPE with Qwen2's pre-tokenizer, over what the tasks' generators write: HTML, Mermaid,
+SMILES, JSON, English and Korean. Every byte is in the vocabulary, so any text can be encoded.
+
+Merges are learned over narrower pieces than Qwen2's: a word never joins the sign or space before
+it. `>Name`, ` Name` and `"Name` then all hold the token `Name`, and a model that has learned to
+read a word need not learn it again behind every sign.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
 from importlib.resources import files
@@ -19,69 +21,49 @@ from tokenizers import AddedToken, Regex, Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.normalizers import NFC
-from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+from tokenizers.pre_tokenizers import ByteLevel, PreTokenizer, Sequence, Split
 from tokenizers.trainers import BpeTrainer
 
 from vlmpipe.models.tokenizer import PRE_TOKENIZER_PATTERN, SPECIAL_TOKENS, THINKING_TOKENS
+from vlmpipe.tasks import TASKS
 
 VOCABULARY_SIZE = 2048
-WORD_LIST = """
-total mean value rate group control age sex year month day name item price count unit level
-score time dose test base high low left right north south east west red blue green black
-white apple bread water stone river table chart graph figure page line word data model
-number sample result method patient hospital diagnosis surgery claim date amount account
-"""
-WORDS = WORD_LIST.split()
-SNIPPETS = (
-    '{"patient": "A", "date": "2024-01-31", "amount": 120000, "items": [{"code": "K35.8"}]}',
-    'xychart-beta\n    title "Sales"\n    x-axis ["Q1", "Q2", "Q3"]\n    bar [10, 20, 30]',
-    'pie title "Share"\n    "A" : 40\n    "B" : 60',
-    'flowchart TD\n    A["start"] -->|"yes"| B{"check"}\n    B --> C["end"]',
-    "CC(=O)Oc1ccccc1C(=O)O CN1C=NC2=C1C(=O)N(C(=O)N2C)C C1CCCCC1 [C@@H](N)C(=O)O",
-    "Convert the table in the image to HTML.",
-    "Extract company, date, address and total from the receipt as JSON.",
-)
+SEED = 0
+LEARNING_PATTERN = r"\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SAMPLES = {"table": 1500, "chart": 1200, "molecule": 1500, "document": 600, "caption": 600}
+"""Answers of each task in the corpus; shipped questions are all in it, forty times."""
 
 
-def corpus(seed: int = 0) -> Iterator[str]:
+def corpus() -> Iterator[str]:
     """Texts to count pairs in; the same on every machine."""
-    rng = random.Random(seed)
-    for _ in range(3000):
-        rows, columns = rng.randint(1, 6), rng.randint(1, 5)
-        cells = (_cell(rng) for _ in range(rows * columns))
-        body = "".join(
-            "<tr>" + "".join(f"<td>{next(cells)}</td>" for _ in range(columns)) + "</tr>"
-            for _ in range(rows)
-        )
-        yield f"<table>{body}</table>"
-        yield '<table><thead><tr><th colspan="2">' + _cell(rng) + "</th></tr></thead><tbody>"
-    questions = files("vlmpipe.tasks").joinpath("data/qa_ko.jsonl").read_text(encoding="utf-8")
-    texts = [m["content"] for line in questions.splitlines() for m in json.loads(line)["messages"]]
-    for _ in range(40):
-        yield from texts
-    for _ in range(60):
-        yield from SNIPPETS
+    for name, count in SAMPLES.items():
+        for index in range(count):
+            sample = TASKS[name].generate(index, SEED, (0.0, 1.0))
+            yield sample.messages[0].text
+            yield sample.reference
+    for index in range(40 * 30):
+        sample = TASKS["qa"].generate(index, SEED, (0.0, 1.0))
+        yield sample.messages[0].text
+        yield sample.reference
+    yield from _words()
 
 
-def _cell(rng: random.Random) -> str:
-    kind = rng.random()
-    if kind < 0.4:
-        return str(rng.randint(0, 9999))
-    if kind < 0.5:
-        return f"{rng.uniform(0, 100):.2f}%"
-    return " ".join(rng.choice(WORDS) for _ in range(rng.randint(1, 3)))
+def _words() -> Iterator[str]:
+    """Each word as it stands in running text and as a heading."""
+    text = files("vlmpipe.tasks").joinpath("data/words.txt").read_text(encoding="utf-8")
+    rng = random.Random(SEED)
+    for _ in range(30):
+        word = text.split()
+        rng.shuffle(word)
+        yield " ".join(word)
+        yield " ".join(each.capitalize() for each in word)
 
 
 def train() -> Tokenizer:
     """The tokenizer, special tokens after the vocabulary, as in Qwen2."""
     tokenizer = Tokenizer(BPE())
     tokenizer.normalizer = NFC()
-    tokenizer.pre_tokenizer = Sequence(
-        [
-            Split(Regex(PRE_TOKENIZER_PATTERN), behavior="isolated"),
-            ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    tokenizer.pre_tokenizer = _split(LEARNING_PATTERN)
     tokenizer.decoder = ByteLevelDecoder()
     added = len(SPECIAL_TOKENS) + len(THINKING_TOKENS)
     trainer = BpeTrainer(
@@ -90,9 +72,19 @@ def train() -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus(), trainer)
+    tokenizer.pre_tokenizer = _split(PRE_TOKENIZER_PATTERN)
     tokenizer.add_special_tokens([AddedToken(t, special=True) for t in SPECIAL_TOKENS])
     tokenizer.add_tokens([AddedToken(t, special=False) for t in THINKING_TOKENS])
     return tokenizer
+
+
+def _split(pattern: str) -> PreTokenizer:
+    return Sequence(
+        [
+            Split(Regex(pattern), behavior="isolated"),
+            ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
 
 
 def main() -> None:

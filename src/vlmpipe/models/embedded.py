@@ -1,7 +1,8 @@
 """Embedded models: complete transformers folders made from nothing but this package.
 
-The weights are random, from a fixed seed: the models have the shapes and names of their families,
-train, merge, convert and serve as the real ones do, and cannot read.
+`tiny` reads: its weights are shipped, made by `scripts/pretrain_embedded.py`, and described in
+`data/tiny.md`. The others have random weights from a fixed seed: they have the shapes and names of
+their families, train, merge, convert and serve as the real ones do, and cannot read.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from vlmpipe.errors import ConfigError
+from vlmpipe.errors import ArtifactError, ConfigError
 from vlmpipe.models.families import FAMILIES, Family
 from vlmpipe.models.quiet import quiet_transformers
 from vlmpipe.models.tokenizer import token_id, vocabulary_size, write_tokenizer
@@ -31,13 +33,15 @@ class EmbeddedModel:
     text: dict[str, Any]
     vision: dict[str, Any] | None
     tied: bool
+    weights: str | None = None
+    """File of shipped weights; without one they are random."""
 
 
-def _text(layers: int, **extra: Any) -> dict[str, Any]:
+def _text(layers: int, intermediate: int = 768, **extra: Any) -> dict[str, Any]:
     # K-quants work on rows of 256: hidden and intermediate sizes are multiples of it.
     return {
         "hidden_size": 256,
-        "intermediate_size": 768,
+        "intermediate_size": intermediate,
         "num_hidden_layers": layers,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -79,7 +83,13 @@ _VISION_3 = {
 }
 
 EMBEDDED: dict[str, EmbeddedModel] = {
-    "tiny": EmbeddedModel("qwen2_5_vl", _text(4, **_MROPE), _vision_2_5(192), tied=False),
+    "tiny": EmbeddedModel(
+        "qwen2_5_vl",
+        _text(4, intermediate=512, **_MROPE),
+        _vision_2_5(192),
+        tied=True,
+        weights="tiny.safetensors",
+    ),
     "tiny-text": EmbeddedModel("qwen3", _text(4, **_QWEN3), None, tied=False),
     "random-qwen2_vl": EmbeddedModel("qwen2_vl", _text(2, **_MROPE), _VISION_2, tied=True),
     "random-qwen2_5_vl": EmbeddedModel(
@@ -115,15 +125,43 @@ def build_embedded(name: str, folder: Path) -> None:
     recipe = embedded_model(name)
     family = FAMILIES[recipe.family]
     folder.mkdir(parents=True, exist_ok=True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        model = _BUILDERS[recipe.family](recipe)
+    model = untrained(name).to(torch.bfloat16)
+    if recipe.weights:
+        _load_shipped(model, recipe.weights)
     with quiet_transformers():
-        model.to(torch.bfloat16).save_pretrained(folder, max_shard_size="2GB")
+        model.save_pretrained(folder, max_shard_size="2GB")
     write_tokenizer(folder, family.chat_template)
     _write_json(folder / "generation_config.json", _generation_config())
     if family.has_vision:
         _write_json(folder / "preprocessor_config.json", preprocessor_config(family))
+
+
+def untrained(name: str) -> Any:
+    """The model in float32 with random weights, the same ones each time."""
+    import torch
+
+    recipe = embedded_model(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        return _BUILDERS[recipe.family](recipe)
+
+
+def _load_shipped(model: Any, name: str) -> None:
+    """Fill the model from package data.
+
+    Raises:
+        ArtifactError: for a file that is not of this model.
+    """
+    from safetensors.torch import load_model
+
+    path = Path(str(files("vlmpipe.models"))) / "data" / name
+    try:
+        load_model(model, path)
+    except (OSError, RuntimeError) as exc:
+        raise ArtifactError(
+            f"the shipped weights {path} are missing or damaged",
+            "install the package again: make setup",
+        ) from exc
 
 
 def preprocessor_config(family: Family) -> dict[str, Any]:
@@ -148,6 +186,11 @@ def _generation_config() -> dict[str, Any]:
     return {"do_sample": False, "eos_token_id": ends, "pad_token_id": token_id("<|endoftext|>")}
 
 
+def _spread(recipe: EmbeddedModel) -> float:
+    """Standard deviation of new weights: transformers' own for those that are to be trained."""
+    return 0.02 if recipe.weights else INITIALIZER_RANGE
+
+
 def _text_settings(recipe: EmbeddedModel) -> dict[str, Any]:
     return {
         **recipe.text,
@@ -155,7 +198,7 @@ def _text_settings(recipe: EmbeddedModel) -> dict[str, Any]:
         "bos_token_id": None,
         "eos_token_id": token_id("<|im_end|>"),
         "pad_token_id": token_id("<|endoftext|>"),
-        "initializer_range": INITIALIZER_RANGE,
+        "initializer_range": _spread(recipe),
         "tie_word_embeddings": recipe.tied,
     }
 
@@ -166,7 +209,7 @@ def _vision_settings(recipe: EmbeddedModel) -> dict[str, Any]:
         "video_token_id": token_id("<|video_pad|>"),
         "vision_start_token_id": token_id("<|vision_start|>"),
         "vision_end_token_id": token_id("<|vision_end|>"),
-        "vision_config": {**(recipe.vision or {}), "initializer_range": INITIALIZER_RANGE},
+        "vision_config": {**(recipe.vision or {}), "initializer_range": _spread(recipe)},
         "text_config": _text_settings(recipe),
         "tie_word_embeddings": recipe.tied,
     }

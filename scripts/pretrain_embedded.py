@@ -1,0 +1,59 @@
+"""Make the weights of `embedded:tiny` from nothing but generated pages.
+
+    python scripts/pretrain_embedded.py --out pretraining
+
+It can be stopped and started again with the same command: it goes on from its last checkpoint.
+The weights and their card are written over those in the package, src/vlmpipe/models/data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import torch
+
+from pretraining.lessons import SEED, Course
+from pretraining.reader import Reader
+
+PACKAGE_DATA = Path(__file__).parent.parent / "src/vlmpipe/models/data"
+
+
+def new_reader() -> Reader:
+    """The embedded model before it has learned anything, with its heads."""
+    from vlmpipe.models.embedded import untrained
+
+    torch.manual_seed(SEED)
+    return Reader(untrained("tiny").float())
+
+
+def embedded_tokenizer(folder: Path) -> Any:
+    """The embedded tokenizer, as transformers loads it."""
+    from transformers import AutoTokenizer
+
+    from vlmpipe.models.families import FAMILIES
+    from vlmpipe.models.tokenizer import write_tokenizer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tokenizer(folder, FAMILIES["qwen2_5_vl"].chat_template)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def main() -> None:
+    """Give the lessons, then write the weights."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    tokenizer = embedded_tokenizer(arguments.out / "tokenizer")
+    course = Course(new_reader(), tokenizer, arguments.out)
+    course.run(lambda line: print(line, flush=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""How the embedded model learned to read: pages, labels, heads, loop. See pretrain_embedded.py."""

@@ -1,0 +1,163 @@
+"""The lessons in their order, and the loop that gives them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pretraining.batches import Batch, Level, reading_batch, tower_batch
+from pretraining.reader import Reader
+
+SEED = 20260101
+STRIPS = ((4, 2), (6, 2), (8, 2), (5, 2))
+SMALL = ((4, 3), (6, 3), (6, 4), (8, 3))
+MIDDLE = ((6, 5), (8, 4), (8, 6), (10, 5), (10, 4))
+LARGE = ((10, 8), (12, 8), (12, 10), (8, 10))
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One stretch of training."""
+
+    name: str
+    steps: int
+    level: Level
+    rate: float
+    """Peak learning rate."""
+
+    reads: bool = True
+    """False: only the tower learns, from the characters' places."""
+
+
+LESSONS = (
+    Lesson("tower", 1300, Level((*SMALL, *MIDDLE), 200, 1400), 1.5e-3, reads=False),
+    Lesson("strips", 900, Level(STRIPS, 30, 700, separated=0.1), 1e-3),
+    Lesson("small", 1500, Level((*STRIPS, *SMALL), 48, 900, separated=0.3), 1e-3),
+    Lesson("middle", 2600, Level((*SMALL, *MIDDLE), 110, 1100, separated=0.4), 1e-3),
+    Lesson("large", 900, Level((*SMALL, *MIDDLE, *LARGE), 180, 1300, separated=0.4), 8e-4),
+)
+WARMUP = 150
+
+
+class _Batches(Dataset):  # type: ignore[type-arg]
+    """The batches of one lesson by their number."""
+
+    def __init__(self, lesson: Lesson, tokenizer: Any) -> None:
+        self.lesson, self.tokenizer = lesson, tokenizer
+
+    def __len__(self) -> int:
+        return self.lesson.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        seed = f"{SEED}:{self.lesson.name}:{step}"
+        if self.lesson.reads:
+            return reading_batch(self.lesson.level, seed, self.tokenizer)
+        return tower_batch(self.lesson.level, seed)
+
+
+class Course:
+    """The model, its optimizer and how far it has come; kept in a checkpoint."""
+
+    def __init__(self, reader: Reader, tokenizer: Any, folder: Path) -> None:
+        self.reader, self.tokenizer, self.folder = reader, tokenizer, folder
+        self.optimizer = torch.optim.AdamW(
+            _groups(reader), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.02, fused=True
+        )
+        self.lesson, self.step = 0, 0
+        self._resume()
+
+    def run(self, log: Callable[[str], None]) -> None:
+        """Give every lesson that has not been given."""
+        while self.lesson < len(LESSONS):
+            self._give(LESSONS[self.lesson], log)
+            self.lesson, self.step = self.lesson + 1, 0
+            self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint aside, then rename it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        aside = self.folder / "checkpoint.part"
+        state = {
+            "reader": self.reader.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "lesson": LESSONS[self.lesson].name if self.lesson < len(LESSONS) else None,
+            "step": self.step,
+        }
+        torch.save(state, aside)
+        os.replace(aside, self.folder / "checkpoint.pt")
+
+    def _resume(self) -> None:
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=True)
+        self.reader.load_state_dict(state["reader"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        names = [lesson.name for lesson in LESSONS]
+        self.lesson = names.index(state["lesson"]) if state["lesson"] else len(LESSONS)
+        self.step = state["step"]
+
+    def _give(self, lesson: Lesson, log: Callable[[str], None]) -> None:
+        batches = DataLoader(
+            _Batches(lesson, self.tokenizer),
+            batch_size=None,
+            sampler=range(self.step, lesson.steps),  # type: ignore[arg-type]
+            num_workers=1,
+            prefetch_factor=6,
+        )
+        began, seen = time.monotonic(), 0
+        sums: dict[str, float] = {}
+        for batch in batches:
+            losses = self._learn(lesson, batch)
+            seen += len(batch.pages)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) / 50
+            self.step += 1
+            if self.step % 50 == 0:
+                rate = seen / (time.monotonic() - began)
+                figures = " ".join(f"{name} {value:.4f}" for name, value in sums.items())
+                log(f"{lesson.name} {self.step}/{lesson.steps} {figures} {rate:.0f} pages/s")
+                sums = {}
+            if self.step % 250 == 0:
+                self.save()
+
+    def _learn(self, lesson: Lesson, batch: Batch) -> dict[str, torch.Tensor]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = _rate(lesson, self.step)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            if lesson.reads:
+                losses = self.reader.reading_losses(batch)
+            else:
+                losses = self.reader.tower_losses(batch)
+        losses["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(self.reader.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return losses
+
+
+def _groups(reader: Reader) -> list[dict[str, Any]]:
+    """Decay on matrices only."""
+    named = [p for p in reader.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in named if p.ndim >= 2]},
+        {"params": [p for p in named if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def _rate(lesson: Lesson, step: int) -> float:
+    warm = min(1.0, (step + 1) / WARMUP)
+    falling = _FALLING.get(lesson.name)
+    left = (lesson.steps - step) / (falling * lesson.steps) if falling else 1.0
+    return lesson.rate * warm * max(0.05, min(1.0, left))
+
+
+_FALLING = {LESSONS[0].name: 0.2, LESSONS[-1].name: 1.0}
+"""Share of a lesson, at its end, in which the rate falls to a twentieth."""

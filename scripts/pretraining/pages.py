@@ -1,0 +1,230 @@
+"""Pages of text whose every character's place is known."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import dataclass, field
+
+from PIL import Image, ImageDraw
+
+from pretraining.texts import cell_text
+from vlmpipe.drawing.fonts import faces, font
+
+PATCH = 28
+"""Pixels on a side of one image token."""
+
+CELL, LINE = "\t", "\n"
+"""What the reading puts between two cells of a line, and between two lines."""
+
+
+@dataclass(frozen=True)
+class Glyph:
+    """A character and the middle of its place, in pixels."""
+
+    character: str
+    x: float
+    y: float
+
+
+@dataclass
+class Page:
+    """A picture, its text in reading order, and where each character of the text stands."""
+
+    image: Image.Image
+    text: str = ""
+    glyphs: list[Glyph | None] = field(default_factory=list)
+    """One for each character of `text`; None for spaces and separators."""
+
+    def write(self, text: str, glyphs: list[Glyph | None]) -> None:
+        """Add to the reading."""
+        self.text += text
+        self.glyphs += glyphs
+
+    def separate(self, mark: str) -> None:
+        """Add a separator to the reading."""
+        self.write(mark, [None] * len(mark))
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one page is printed; lengths in pixels."""
+
+    face: str
+    size: int
+    ink: tuple[int, int, int]
+    paper: tuple[int, int, int]
+    rules: str
+    """`grid`, `rows`, `boxes`, `stripes` or `none`."""
+
+    align: str
+    """`l`, `m` or `r`."""
+
+    header: bool
+    """Whether the first line stands on grey."""
+
+
+def random_page(rng: random.Random, columns: int, rows: int, most: int) -> Page:
+    """A page of `columns` × `rows` image tokens with at most `most` characters on it.
+
+    It is drawn a little larger or smaller and then resized, as pictures of other sizes are.
+    """
+    width, height = columns * PATCH, rows * PATCH
+    drawn = (round(width * rng.uniform(0.92, 1.09)), round(height * rng.uniform(0.92, 1.09)))
+    if rng.random() < 0.3:
+        drawn = (width, height)
+    page = _draw(rng, drawn, most)
+    if drawn == (width, height):
+        return page
+    resized = page.image.resize((width, height), Image.Resampling.BICUBIC)
+    across, down = width / drawn[0], height / drawn[1]
+    glyphs = [g and Glyph(g.character, g.x * across, g.y * down) for g in page.glyphs]
+    return Page(resized, page.text, glyphs)
+
+
+def _draw(rng: random.Random, size: tuple[int, int], most: int) -> Page:
+    korean = rng.random() < 0.1
+    look = _look(rng, korean, size[1])
+    page = Page(Image.new("RGB", size, look.paper))
+    pen = ImageDraw.Draw(page.image)
+    _clutter(rng, pen, size, look)
+    bands = _bands(rng, size[1], look)
+    edges = _edges(rng, size[0], look)
+    for place, (top, bottom) in enumerate(bands):
+        if rng.random() < 0.25:
+            edges = edges if look.rules != "none" else _edges(rng, size[0], look)
+        if place:
+            page.separate(LINE)
+        _line(rng, page, pen, look, (top, bottom), edges, korean, most, place)
+    return page
+
+
+def _look(rng: random.Random, korean: bool, height: int) -> Look:
+    style = "hand" if rng.random() < 0.08 else "print"
+    fitting = [f.name for f in faces().values() if f.style == style and (f.korean or not korean)]
+    dark = rng.randint(0, 90)
+    ink = (dark, dark, dark) if rng.random() < 0.8 else tuple(rng.randint(0, 120) for _ in "rgb")
+    light = rng.randint(225, 255)
+    paper = tuple(min(255, light + rng.randint(0, 8)) for _ in "rgb")
+    largest = min(34, max(14, round(height / 1.5)))
+    return Look(
+        face=rng.choice(fitting),
+        size=min(largest, rng.choice((14, 15, 16, 16, 17, 18, 18, 19, 20, 20, 21, 22, 24, 26, 30))),
+        ink=ink,  # type: ignore[arg-type]
+        paper=paper,  # type: ignore[arg-type]
+        rules=rng.choice(("grid", "grid", "rows", "boxes", "stripes", "none", "none")),
+        align=rng.choice("lmr"),
+        header=rng.random() < 0.25,
+    )
+
+
+def _clutter(
+    rng: random.Random, pen: ImageDraw.ImageDraw, size: tuple[int, int], look: Look
+) -> None:
+    """Strokes and shapes that are not text: what is not a character must not be read."""
+    if rng.random() < 0.7:
+        return
+    for _ in range(rng.randint(1, 5)):
+        x, y = rng.randint(0, size[0]), rng.randint(0, size[1])
+        end = (x + rng.randint(-90, 90), y + rng.randint(-90, 90))
+        box = (min(x, end[0]), min(y, end[1]), max(x, end[0]) + 1, max(y, end[1]) + 1)
+        pale = tuple(rng.randint(130, 235) for _ in "rgb")
+        shape = rng.choice(("line", "ellipse", "rectangle", "bar"))
+        if shape == "line":
+            pen.line((x, y, *end), fill=pale, width=rng.randint(1, 3))
+        elif shape == "bar":
+            pen.rectangle(box, fill=pale)
+        else:
+            getattr(pen, shape)(box, outline=pale, width=rng.randint(1, 3))
+
+
+def _bands(rng: random.Random, height: int, look: Look) -> list[tuple[float, float]]:
+    """Top and bottom of each line of text."""
+    pitch = look.size * rng.uniform(1.25, 2.1)
+    margin = rng.uniform(2, 12)
+    count = max(1, int((height - 2 * margin) / pitch))
+    start = margin + rng.uniform(0, max(0.0, height - 2 * margin - count * pitch))
+    return [(start + i * pitch, start + (i + 1) * pitch) for i in range(count)]
+
+
+def _edges(rng: random.Random, width: int, look: Look) -> list[float]:
+    """Left edges of the columns, and the right edge of the last."""
+    most = max(1, int(width / (look.size * 2.6)))
+    count = rng.randint(1, min(most, 5))
+    margin = rng.uniform(2, 14)
+    weights = [rng.uniform(0.7, 1.4) for _ in range(count)]
+    step = (width - 2 * margin) / sum(weights)
+    edges = [margin]
+    for weight in weights:
+        edges.append(edges[-1] + weight * step)
+    return edges
+
+
+def _line(
+    rng: random.Random,
+    page: Page,
+    pen: ImageDraw.ImageDraw,
+    look: Look,
+    band: tuple[float, float],
+    edges: list[float],
+    korean: bool,
+    most: int,
+    place: int,
+) -> None:
+    top, bottom = band
+    for column, (left, right) in enumerate(itertools.pairwise(edges)):
+        if column:
+            page.separate(CELL)
+        box = (round(left), round(top), round(right), round(bottom))
+        _frame(pen, look, box, place)
+        if len(page.text) < most and rng.random() < 0.95:
+            text = _fitting(rng, look, right - left - 8, korean)
+            _write(page, pen, look, text, (left + 4, right - 4, (top + bottom) / 2))
+
+
+def _frame(
+    pen: ImageDraw.ImageDraw, look: Look, box: tuple[int, int, int, int], place: int
+) -> None:
+    shade = tuple(max(0, level - 28) for level in look.paper)
+    if (look.header and place == 0) or (look.rules == "stripes" and place % 2):
+        pen.rectangle(box, fill=shade)
+    if look.rules == "grid":
+        pen.rectangle(box, outline=look.ink)
+    elif look.rules == "rows":
+        pen.line((box[0], box[3], box[2], box[3]), fill=look.ink)
+    elif look.rules == "boxes":
+        inner = (box[0] + 1, box[1] + 1, max(box[2] - 2, box[0] + 2), max(box[3] - 1, box[1] + 2))
+        pen.rounded_rectangle(inner, radius=4, outline=look.ink)
+
+
+def _fitting(rng: random.Random, look: Look, width: float, korean: bool) -> str:
+    """A text that fits into the width; a single digit where nothing else does."""
+    face, letters = font(look.face, look.size), faces()[look.face]
+    for _ in range(6):
+        text = cell_text(rng, korean)
+        if not letters.lacks(text) and face.getlength(text) <= width:
+            return text
+    return str(rng.randint(0, 9))
+
+
+def _write(
+    page: Page,
+    pen: ImageDraw.ImageDraw,
+    look: Look,
+    text: str,
+    where: tuple[float, float, float],
+) -> None:
+    face = font(look.face, look.size)
+    left, right, middle = where
+    length = face.getlength(text)
+    x = {"l": left, "m": (left + right - length) / 2, "r": right - length}[look.align]
+    pen.text((x, middle), text, fill=look.ink, font=face, anchor="lm")
+    ends = [face.getlength(text[: place + 1]) for place in range(len(text))]
+    starts = [0.0, *ends[:-1]]
+    page.write(
+        text,
+        [
+            None if character == " " else Glyph(character, x + (start + end) / 2, middle)
+            for character, start, end in zip(text, starts, ends, strict=True)
+        ],
+    )

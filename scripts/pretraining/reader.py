@@ -1,0 +1,96 @@
+"""The model with the two heads that teach it where to look; both are dropped in the end.
+
+- slots: from an image token, which character stands in each of its slots;
+- where: from the language model's last state, on which image token the next characters begin.
+
+Trained from scratch without them, a model this small learns the language and never looks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, linear
+
+from pretraining.batches import CLASSES, IGNORED, SLOTS, Batch
+from pretraining.tower import without_loops
+
+EMPTY_WEIGHT = 0.15
+"""Of a slot without a character, in the loss: nine in ten are empty."""
+
+WHERE_WEIGHT, SLOTS_WEIGHT = 0.3, 0.3
+"""Of the two heads' losses beside the reading's own."""
+
+MAX_IMAGE_TOKENS = 512
+
+
+class Reader(nn.Module):
+    """A Qwen2.5-VL and its two heads."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        without_loops(model.model.visual)
+        width = model.config.text_config.hidden_size
+        self.slots = nn.Linear(width, SLOTS * CLASSES)
+        self.where = nn.Linear(width, MAX_IMAGE_TOKENS)
+        weights = torch.ones(CLASSES)
+        weights[0] = EMPTY_WEIGHT
+        self.register_buffer("class_weights", weights)
+
+    def tower_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The first lesson: name the characters under each image token."""
+        return self._slot_losses(self._image_tokens(batch), batch)
+
+    def reading_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The second lesson: write the page's text; `loss` is the sum of all three."""
+        images = self._image_tokens(batch)
+        hidden, labels, where = self._states(batch, images)
+        head = self.model.lm_head.weight
+        losses = self._slot_losses(images, batch)
+        logits = linear(hidden, head)
+        text = cross_entropy(logits.float(), labels)
+        looked = cross_entropy(
+            self.where(hidden).float(), where.clamp(max=MAX_IMAGE_TOKENS - 1), ignore_index=IGNORED
+        )
+        return {
+            "loss": text + WHERE_WEIGHT * looked + SLOTS_WEIGHT * losses["loss"],
+            "text": text.detach(),
+            "where": looked.detach(),
+            "slots": losses["loss"].detach(),
+            "correct": (logits.argmax(-1) == labels).float().mean().detach(),
+        }
+
+    def _image_tokens(self, batch: Batch) -> torch.Tensor:
+        """[B × N, width]"""
+        seen: torch.Tensor = self.model.model.visual(batch.pixels, grid_thw=batch.grid_thw)[1]
+        return seen
+
+    def _slot_losses(self, images: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+        logits = self.slots(images).float().view(-1, CLASSES)
+        labels = batch.slots.view(-1)
+        loss = cross_entropy(logits, labels, weight=self.class_weights)
+        there = labels > 0
+        named = (logits.argmax(-1) == labels)[there].float().mean()
+        return {"loss": loss, "named": named.detach()}
+
+    def _states(
+        self, batch: Batch, images: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """States that predict supervised tokens [S, width], those tokens [S], their places [S]."""
+        inner = self.model.model
+        ids, labels, where = batch.input_ids, batch.labels, batch.where
+        is_image = ids == self.model.config.image_token_id
+        embedded = inner.language_model.embed_tokens(ids)
+        embedded = embedded.masked_scatter(is_image[..., None], images.to(embedded.dtype))
+        positions, _ = inner.get_rope_index(
+            ids, is_image.int(), batch.grid_thw, attention_mask=torch.ones_like(ids)
+        )
+        # Padding stands at the end and attention is causal: no mask is needed.
+        states = inner.language_model(
+            inputs_embeds=embedded, position_ids=positions, attention_mask=None, use_cache=False
+        ).last_hidden_state[:, :-1]
+        supervised = labels[:, 1:] != IGNORED
+        return states[supervised], labels[:, 1:][supervised], where[:, 1:][supervised]

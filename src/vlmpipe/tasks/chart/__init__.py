@@ -1,0 +1,1 @@
+"""Charts: their generator, their Mermaid, what an answer got right."""

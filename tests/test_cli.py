@@ -109,7 +109,7 @@ def test_help_lists_the_commands_in_the_order_of_the_road(
 ) -> None:
     assert app.run(["--help"]) == 0
     shown = re.findall(r"^│ ([a-z][a-z-]+)  ", capsys.readouterr().out, flags=re.MULTILINE)
-    assert shown == ["run-all", *ROAD, "serve", "status", "config"]
+    assert shown == ["run-all", *ROAD, "serve", "status", "data", "config"]
     assert [stage.name for stage in STAGES] == ROAD
     assert [stage.number for stage in STAGES] == list(range(7))
 
@@ -119,7 +119,7 @@ def test_no_words_at_all_are_answered_with_help(capsys: pytest.CaptureFixture[st
     assert "vlmpipe run-all -c configs/tiny.yaml" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [*RUN_COMMANDS, "serve", "status", "config"])
+@pytest.mark.parametrize("command", [*RUN_COMMANDS, "serve", "status", "data", "config"])
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run([command, "--help"]) == 0
     assert len(capsys.readouterr().out.splitlines()) > 8

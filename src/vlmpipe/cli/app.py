@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from vlmpipe import __version__
-from vlmpipe.cli import config
+from vlmpipe.cli import config, data
 from vlmpipe.cli.console import print_error
 from vlmpipe.cli.output import error_as_json, print_json
 from vlmpipe.cli.run_all import run_all
@@ -32,6 +32,7 @@ for _name in SUMMARIES:
     app.command(_name)(stage_command(_name))
 app.command()(serve)
 app.command()(status)
+app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 
 

@@ -17,8 +17,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 
+from pretraining.examination import LEVELS, examine
 from pretraining.lessons import SEED, Course
+from pretraining.publication import publish
 from pretraining.reader import Reader
+from pretraining.texts import KOREAN
 
 PACKAGE_DATA = Path(__file__).parent.parent / "src/vlmpipe/models/data"
 
@@ -53,6 +56,11 @@ def main() -> None:
     tokenizer = embedded_tokenizer(arguments.out / "tokenizer")
     course = Course(new_reader(), tokenizer, arguments.out)
     course.run(lambda line: print(line, flush=True))
+    model = course.reader.model.eval()
+    marks = {name: examine(model, tokenizer, level, name) for name, level in LEVELS.items()}
+    for name, each in marks.items():
+        print(f"{name}: {each}")
+    publish(model, marks, PACKAGE_DATA, hangul=len(set("".join(KOREAN))))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Medical insurance forms: the schema, the made-up claims, the metrics."""

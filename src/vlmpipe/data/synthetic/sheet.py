@@ -119,7 +119,7 @@ def _draw_tile(sheet: Image.Image, tile: Tile, left: int, top: int, height: int)
 
 def _wrapped(text: str, lines: int) -> list[str]:
     """The first characters of the text, cut where the width of a tile ends."""
-    rest, cut = _printable(" ".join(text.split()[: 4 * TILE])), []
+    rest, cut = _printable(" ".join(text[: 4 * TILE].split())), []
     for _ in range(lines):
         fitting = _fitting(rest)
         cut.append(rest[:fitting])

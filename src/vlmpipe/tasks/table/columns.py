@@ -20,7 +20,7 @@ MONEY: Mapping[Language, Sequence[tuple[str, str]]] = {
 }
 """What stands before and after an amount."""
 
-LONGEST_PHRASE = 60
+LONGEST_PHRASE = 40
 MOST_DIGITS = 9
 
 

@@ -1,147 +1,74 @@
-"""A table drawn as clean print, in a shipped font."""
+"""A table drawn as clean print, in the shipped faces."""
 
 from __future__ import annotations
 
-import random
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vlmpipe.drawing.fonts import font
-from vlmpipe.tasks.table.form import Cell
-from vlmpipe.tasks.table.synthetic import Grid
+from vlmpipe.tasks.table.placing import PlacedCell, PlacedTable, baseline, face_of, line_height
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
-    from PIL.ImageFont import FreeTypeFont
 
-MIN_SIDE = 112
-"""Four image tokens of 28 pixels: smaller pictures are enlarged by some runtimes."""
+    from vlmpipe.tasks.table.style import Colour
 
 
-@dataclass(frozen=True)
-class Style:
-    """How one table is printed; lengths in pixels."""
-
-    font_size: int
-    padding: int
-    margin: int
-    line_width: int
-    rules: str
-    """`grid`: every line; `rows`: horizontal lines only."""
-
-    align: str
-    """`l`, `m` or `r`, as Pillow anchors text."""
-
-    ink: int
-    paper: int
-    """Grey levels, 0 black to 255 white."""
-
-
-@dataclass(frozen=True)
-class PlacedCell:
-    """A cell and its box: left, top, right, bottom, in pixels."""
-
-    text: str
-    box: tuple[int, int, int, int]
-
-
-def random_style(rng: random.Random, difficulty: float) -> Style:
-    """Large print for easy tables, small print for hard ones."""
-    largest = round(30 - 14 * difficulty)
-    return Style(
-        font_size=rng.randint(largest - 5, largest + 3),
-        padding=rng.randint(5, 10),
-        margin=rng.randint(6, 14),
-        line_width=rng.choice((1, 2)),
-        rules=rng.choice(("grid", "grid", "rows")),
-        align=rng.choice("lmr"),
-        ink=rng.randint(0, 60),
-        paper=rng.randint(240, 255),
-    )
-
-
-def draw_table(grid: Grid, style: Style) -> Image.Image:
+def draw_table(table: PlacedTable) -> Image.Image:
     """The table as an RGB image, no side under 112 pixels."""
     from PIL import Image, ImageDraw
 
-    cells, (width, height) = place_cells(grid, style)
-    image = Image.new("RGB", (width, height), (style.paper,) * 3)
+    image = Image.new("RGB", table.size, table.style.paper)
     pen = ImageDraw.Draw(image)
-    for cell in cells:
-        _draw_cell(pen, cell, style)
+    for cell in table.cells:
+        _shade(pen, cell, table)
+    for cell in table.cells:
+        _draw_rules(pen, cell, table)
+        _draw_text(pen, cell, table)
     return image
 
 
-def place_cells(grid: Grid, style: Style) -> tuple[list[PlacedCell], tuple[int, int]]:
-    """Where each cell stands, and the size (width, height) of the image."""
-    spots = _spots(grid)
-    widths = _column_widths(grid, spots, style)
-    line = _line_height(style)
-    spare_x = max(0, MIN_SIDE - sum(widths) - 2 * style.margin)
-    spare_y = max(0, MIN_SIDE - line * len(grid.rows) - 2 * style.margin)
-    lefts = _running(style.margin + spare_x // 2, widths)
-    tops = _running(style.margin + spare_y // 2, [line] * len(grid.rows))
-    placed = [
-        PlacedCell(cell.text, (lefts[x], tops[y], lefts[x + cell.colspan], tops[y + cell.rowspan]))
-        for (y, x), cell in spots
-    ]
-    right = spare_x - spare_x // 2 + style.margin
-    bottom = spare_y - spare_y // 2 + style.margin
-    return placed, (lefts[-1] + right, tops[-1] + bottom)
+def _shade(pen: ImageDraw.ImageDraw, placed: PlacedCell, table: PlacedTable) -> None:
+    style = table.style
+    fill: Colour | None = None
+    if placed.cell.header:
+        fill = style.header_fill
+    elif style.rules == "stripes" and (placed.row - table.head_rows) % 2:
+        fill = style.stripe
+    if fill is not None:
+        left, top, right, bottom = placed.box
+        pen.rectangle((left, top, right - 1, bottom - 1), fill=fill)
 
 
-def _spots(grid: Grid) -> list[tuple[tuple[int, int], Cell]]:
-    """Row and column of each cell, places taken by spans skipped, as HTML lays tables out."""
-    taken: set[tuple[int, int]] = set()
-    spots = []
-    for y, row in enumerate(grid.rows):
-        x = 0
-        for cell in row:
-            while (y, x) in taken:
-                x += 1
-            spots.append(((y, x), cell))
-            taken |= {(y + j, x + i) for j in range(cell.rowspan) for i in range(cell.colspan)}
-    return spots
-
-
-def _column_widths(
-    grid: Grid, spots: list[tuple[tuple[int, int], Cell]], style: Style
-) -> list[int]:
-    face = _font(style.font_size)
-    around = 2 * (style.padding + style.line_width)
-    widths = [style.font_size + around] * grid.columns
-    for (_, x), cell in spots:
-        share = (round(face.getlength(cell.text)) + 1 + around) / cell.colspan
-        for column in range(x, x + cell.colspan):
-            widths[column] = max(widths[column], int(share) + 1)
-    return widths
-
-
-def _line_height(style: Style) -> int:
-    ascent, descent = _font(style.font_size).getmetrics()
-    return ascent + descent + 2 * (style.padding // 2 + style.line_width)
-
-
-def _running(start: int, steps: list[int]) -> list[int]:
-    edges = [start]
-    for step in steps:
-        edges.append(edges[-1] + step)
-    return edges
-
-
-def _draw_cell(pen: ImageDraw.ImageDraw, cell: PlacedCell, style: Style) -> None:
-    left, top, right, bottom = cell.box
-    ink = (style.ink,) * 3
+def _draw_rules(pen: ImageDraw.ImageDraw, placed: PlacedCell, table: PlacedTable) -> None:
+    left, top, right, bottom = placed.box
+    style, beyond = table.style, table.style.line_width - 1
+    for y in _rules_at(placed, table):
+        pen.rectangle((left, y, right, y + beyond), fill=style.ink)
     if style.rules == "grid":
-        pen.rectangle(cell.box, outline=ink, width=style.line_width)
-    else:
-        for y in (top, bottom):
-            pen.line((left, y, right, y), fill=ink, width=style.line_width)
+        for x in (left, right):
+            pen.rectangle((x, top, x + beyond, bottom + beyond), fill=style.ink)
+
+
+def _rules_at(placed: PlacedCell, table: PlacedTable) -> list[int]:
+    """Heights of the horizontal lines along a cell."""
+    _, top, _, bottom = placed.box
+    if table.style.rules in ("grid", "rows"):
+        return [top, bottom]
+    if table.style.rules != "book":
+        return []
+    first, last = placed.row, placed.row + placed.cell.rowspan
+    ends = first < table.head_rows or last == 1 + max(each.row for each in table.cells)
+    return [top] * (first == 0) + [bottom] * ends
+
+
+def _draw_text(pen: ImageDraw.ImageDraw, placed: PlacedCell, table: PlacedTable) -> None:
+    style = table.style
+    left, top, right, bottom = placed.box
     inset = style.padding + style.line_width
-    x = {"l": left + inset, "m": (left + right) // 2, "r": right - inset}[style.align]
-    face = _font(style.font_size)
-    pen.text((x, (top + bottom) // 2), cell.text, fill=ink, font=face, anchor=f"{style.align}m")
-
-
-def _font(size: int) -> FreeTypeFont:
-    return font("gothic", size)
+    align = "m" if placed.cell.colspan > 1 else style.align(placed.column)
+    x = {"l": left + inset, "m": (left + right) // 2, "r": right - inset}[align]
+    step = line_height(style)
+    y = (top + bottom + style.line_width - step * len(placed.lines)) // 2 + baseline(style)
+    ink = style.header_ink if placed.cell.header else style.ink
+    for line in placed.lines:
+        pen.text((x, y), line, fill=ink, font=face_of(placed.cell, style), anchor=f"{align}s")
+        y += step

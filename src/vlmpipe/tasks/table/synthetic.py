@@ -20,6 +20,9 @@ FIRST_STEPS = 0.15
 EASY_KINDS: tuple[Kind, ...] = ("count", "count", "count", "decimal", "percent", "money", "word")
 KINDS: tuple[Kind, ...] = ("count", "decimal", "percent", "money", "measure", "word")
 
+MOST_WORDS = 3
+"""Columns of words: more of them would not fit on a page beside seven of numbers."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -47,7 +50,7 @@ def random_grid(rng: random.Random, difficulty: float, language: Language = "en"
         made.append(random_column(rng, kind, 2 * 6**difficulty, language, taken))
     headed = rng.random() < (0.5 if difficulty <= FIRST_STEPS else 0.85)
     sided = difficulty >= EASY_BELOW and kinds[0] == "word" and rng.random() < 0.3
-    blank = 0.02 + 0.06 * difficulty
+    blank = 0.08 * difficulty
     body = [
         [
             Cell(_text(rng, column, 0 if sided and x == 0 else blank), header=sided and x == 0)
@@ -73,6 +76,8 @@ def _kinds(rng: random.Random, columns: int, difficulty: float) -> list[Kind]:
     kinds = [rng.choice(EASY_KINDS if easy else KINDS) for _ in range(columns)]
     if rng.random() < (0.4 if easy else 0.75):
         kinds[0] = "word"
+    for place in [place for place, kind in enumerate(kinds) if kind == "word"][MOST_WORDS:]:
+        kinds[place] = "count"
     if not easy and rng.random() < 0.35:
         kinds[-1] = "phrase"
     return kinds

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.tasks.base import LANGUAGES, Language
 from vlmpipe.tasks.html_tables import TableError, TableShape, parse_table, shape_of
-from vlmpipe.tasks.table.drawing import draw_table, random_style
+from vlmpipe.tasks.table.drawing import draw_table
 from vlmpipe.tasks.table.form import canonical_html, cell_accuracy
+from vlmpipe.tasks.table.placing import place_table
+from vlmpipe.tasks.table.style import random_style
 from vlmpipe.tasks.table.synthetic import Grid, random_grid
 from vlmpipe.tasks.teds import teds
 from vlmpipe.tasks.text_metrics import text_metrics
@@ -47,7 +49,8 @@ class TableTask:
         grid = self._grid(rng, difficulty, language)
         target = grid.html()
         hardness = self.difficulty(target)
-        image = draw_table(grid, random_style(rng, hardness))
+        style = random_style(rng, hardness, grid.text(), spans="span=" in target)
+        image = draw_table(place_table(grid, style))
         return Sample(
             id=f"table-{seed}-{index:06d}",
             messages=(

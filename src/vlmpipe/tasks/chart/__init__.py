@@ -1,1 +1,5 @@
-"""Charts: their generator, their Mermaid, what an answer got right."""
+"""Charts: their generator, their drawing, their Mermaid, what an answer got right."""
+
+from vlmpipe.tasks.chart.task import ChartTask
+
+__all__ = ["ChartTask"]

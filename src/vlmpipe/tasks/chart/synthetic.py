@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 
 from vlmpipe.tasks.base import Language
@@ -24,7 +25,7 @@ def random_axis_chart(
     return AxisChart(
         kind=kind,
         categories=texts.labels(rng, language, count, length),
-        values=_values(rng, axis, count),
+        values=_values(rng, kind, axis, count, difficulty),
         title=texts.title(rng, language, _title_length(rng, difficulty)),
         x_title=texts.phrase(rng, language, 6) if rng.random() < difficulty - 0.4 else "",
         y_axis=axis,
@@ -47,7 +48,7 @@ def _count(rng: random.Random, about: float) -> int:
 
 
 def _text_length(rng: random.Random, difficulty: float) -> float:
-    return 4 * 3.2**difficulty * rng.uniform(0.8, 1.2)
+    return 4 * math.pow(3.2, difficulty) * rng.uniform(0.8, 1.2)
 
 
 def _title_length(rng: random.Random, difficulty: float) -> float:
@@ -58,21 +59,27 @@ def _axis(rng: random.Random, kind: AxisKind, language: Language, difficulty: fl
     power = 1 if difficulty < ROUND_BELOW else rng.randint(0, 3)
     step = float(f"{rng.choice((1, 2, 5))}e{power}")
     low = step * rng.randint(1, 5) if kind == "line" and rng.random() < difficulty - 0.3 else 0.0
-    high = low + step * rng.randint(4, 9 if difficulty >= ROUND_BELOW else 5)
+    # Eight intervals at most, so that the end of the axis is one of its ticks.
+    high = low + step * rng.randint(4, 8 if difficulty >= ROUND_BELOW else 5)
     unit = rng.choice(texts.terms_of(language).units) if rng.random() < difficulty + 0.1 else ""
     return Axis(unit if difficulty >= 0.15 else "", (low, high))
 
 
-def _values(rng: random.Random, axis: Axis, count: int) -> tuple[float, ...]:
+def _values(
+    rng: random.Random, kind: AxisKind, axis: Axis, count: int, difficulty: float
+) -> tuple[float, ...]:
     """Tenths of the distance between two ticks, which can be read off the axis.
 
-    No bar is so low that it looks like none.
+    No bar is so low that it looks like none, and no point so low that its value would be printed
+    across the axis.
     """
     assert axis.bounds is not None
     low, high = axis.bounds
     tenth = tick_step(low, high) / 10
-    highest = round((high - low) / tenth)
-    return tuple(rounded(low + tenth * rng.randint(4, highest)) for _ in range(count))
+    if difficulty < ROUND_BELOW:
+        tenth = max(1.0, tenth)
+    lowest, highest = (4 if kind == "bar" else 10), round((high - low) / tenth)
+    return tuple(rounded(low + tenth * rng.randint(lowest, highest)) for _ in range(count))
 
 
 def _parts_of_a_hundred(rng: random.Random, count: int) -> list[float]:

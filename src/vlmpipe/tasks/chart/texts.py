@@ -12,6 +12,9 @@ from typing import Any
 
 from vlmpipe.tasks.base import Language
 
+SEVERAL_WORDS = 7
+"""Characters from which a phrase may have more than one word."""
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -76,7 +79,7 @@ def phrase(rng: random.Random, language: Language, length: float) -> str:
 
 def _phrase(rng: random.Random, words: tuple[str, ...], length: float) -> str:
     text = rng.choice(_short(words, length))
-    while len(text) + 3 < length:
+    while length >= SEVERAL_WORDS and len(text) + 3 < length:
         text += " " + rng.choice(_short(words, length - len(text)))
     return text
 

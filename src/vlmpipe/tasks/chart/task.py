@@ -1,0 +1,138 @@
+"""The task `chart`: an image of a chart becomes its Mermaid."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+
+from vlmpipe.encoding.conversation import Message, Sample
+from vlmpipe.tasks.base import LANGUAGES, Language
+from vlmpipe.tasks.chart.difficulty import PRINTED_BELOW, chart_difficulty, log_share
+from vlmpipe.tasks.chart.drawing import Subject, draw, random_style
+from vlmpipe.tasks.chart.flow_synthetic import FlowPlan, random_flow
+from vlmpipe.tasks.chart.metrics import chart_metrics
+from vlmpipe.tasks.chart.model import Chart, ChartError, PieChart
+from vlmpipe.tasks.chart.parser import parse_chart
+from vlmpipe.tasks.chart.render import render_chart
+from vlmpipe.tasks.chart.synthetic import random_axis_chart, random_pie
+from vlmpipe.tasks.chart.writer import mermaid
+from vlmpipe.tasks.text_metrics import text_metrics
+
+ATTEMPTS = 24
+"""Charts drawn by lot until one measures as hard as asked; the nearest one is taken otherwise."""
+
+Generator = Callable[[random.Random, Language, float], Subject]
+
+GENERATORS: dict[str, Generator] = {
+    "bar": lambda rng, language, level: random_axis_chart(rng, "bar", language, level),
+    "line": lambda rng, language, level: random_axis_chart(rng, "line", language, level),
+    "pie": random_pie,
+    "flowchart": random_flow,
+}
+
+
+class ChartTask:
+    """Bar, line and pie charts and flowcharts to Mermaid, judged by the facts in them."""
+
+    name = "chart"
+    instructions: Mapping[Language, str] = {
+        "en": "Convert the chart in the image to Mermaid.",
+        "ko": "이미지의 차트를 Mermaid로 변환하세요.",
+    }
+    primary_metric = "chart_f1"
+    always_trained: frozenset[str] = frozenset()
+
+    def generate(
+        self,
+        index: int,
+        seed: int,
+        difficulty: tuple[float, float],
+        languages: Sequence[Language] = LANGUAGES,
+    ) -> Sample:
+        """A chart of one of the four kinds, in print, with its Mermaid.
+
+        Its measured difficulty lies in the range, or as near as the generator comes.
+        """
+        rng = random.Random(f"chart:{seed}:{index}")
+        language = rng.choice(languages)
+        subject = random_subject(rng, language, difficulty)
+        chart = chart_in(subject)
+        hardness = chart_difficulty(chart)
+        image = draw(subject, random_style(rng, chart.texts, parts_of(chart), hardness))
+        return Sample(
+            id=f"chart-{seed}-{index:06d}",
+            messages=(
+                Message("user", (image, self.instructions[language])),
+                Message("assistant", (mermaid(chart),)),
+            ),
+            task=self.name,
+            difficulty=hardness,
+            origin=f"synthetic chart {index}, seed {seed}",
+        )
+
+    def difficulty(self, reference: str) -> float:
+        """From the number of its parts and the length of its texts, see `chart_difficulty`. Text
+        that is no chart counts by its length: 1 from 2000 characters on.
+        """
+        try:
+            return chart_difficulty(parse_chart(reference))
+        except ChartError:
+            return round(log_share(len(reference), low=40, high=2000), 6)
+
+    def canonical(self, answer: str) -> str | None:
+        """The chart as this task writes it: ids A, B, C, one statement a line."""
+        try:
+            return mermaid(parse_chart(answer))
+        except ChartError:
+            return None
+
+    def render(self, answer: str) -> str | None:
+        """Bars, slices or lists of nodes and arrows, with their text escaped."""
+        try:
+            return render_chart(parse_chart(answer))
+        except ChartError:
+            return None
+
+    def measure(self, prediction: str, reference: str) -> Mapping[str, float]:
+        """`chart_f1`, `chart_type`, `well_formed`, and the metrics of plain text.
+
+        Values have to be exact where the picture prints them, else within 1 %.
+        """
+        return {
+            **chart_metrics(prediction, reference, printed=self._printed(reference)),
+            **text_metrics(prediction, reference),
+        }
+
+    def _printed(self, reference: str) -> bool:
+        try:
+            chart = parse_chart(reference)
+        except ChartError:
+            return True
+        return isinstance(chart, PieChart) or chart_difficulty(chart) < PRINTED_BELOW
+
+
+def random_subject(rng: random.Random, language: Language, bounds: tuple[float, float]) -> Subject:
+    """A chart of a kind drawn by lot, as hard as asked or as near as the generator comes."""
+    low, high = bounds
+    generator = GENERATORS[rng.choice(list(GENERATORS))]
+
+    def miss(subject: Subject) -> float:
+        measured = chart_difficulty(chart_in(subject))
+        return max(low - measured, measured - high, 0.0)
+
+    best = generator(rng, language, rng.uniform(low, high))
+    for _ in range(ATTEMPTS):
+        if not miss(best):
+            break
+        best = min(best, generator(rng, language, rng.uniform(low, high)), key=miss)
+    return best
+
+
+def chart_in(subject: Subject) -> Chart:
+    """What a drawing says, apart from where its parts stand."""
+    return subject.chart if isinstance(subject, FlowPlan) else subject
+
+
+def parts_of(chart: Chart) -> int:
+    """How many parts of it colours tell apart."""
+    return len(chart.slices) if isinstance(chart, PieChart) else 2

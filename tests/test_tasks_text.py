@@ -89,7 +89,7 @@ def test_question_difficulty_is_the_length_of_the_answer() -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_measures_what_it_says(name: str) -> None:
     task = TASKS[name]
-    sample = task.generate(0, 1, (0.0, 0.1))
+    sample = task.generate(0, 1, (0.0, 0.1), ["en"])
     right, wrong = task.measure(sample.reference, sample.reference), task.measure("", "x")
     assert task.name == name == sample.task
     assert right[task.primary_metric] == 1.0

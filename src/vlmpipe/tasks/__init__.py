@@ -7,12 +7,17 @@ import difflib
 from vlmpipe.errors import ConfigError
 from vlmpipe.tasks.base import LANGUAGES, Language, Task, mean_metrics
 from vlmpipe.tasks.chart import ChartTask
+from vlmpipe.tasks.document import DocumentTask
+from vlmpipe.tasks.molecule import MoleculeTask
 from vlmpipe.tasks.qa import QuestionTask
 from vlmpipe.tasks.table import TableTask
 
 __all__ = ["LANGUAGES", "TASKS", "Language", "Task", "mean_metrics", "task_named", "task_of"]
 
-TASKS: dict[str, Task] = {task.name: task for task in (TableTask(), ChartTask(), QuestionTask())}
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (TableTask(), ChartTask(), MoleculeTask(), DocumentTask(), QuestionTask())
+}
 """Every task by name; a new task is one new file and its place here."""
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from vlmpipe.config import parse_config
 from vlmpipe.data.sources import candidates
 from vlmpipe.data.synthetic.degradations import DEGRADATIONS, scan, scanned
-from vlmpipe.data.synthetic.pixels import ink_margins, is_coloured, to_array, warped
+from vlmpipe.data.synthetic.pixels import has_tones, ink_margins, to_array, warped
 from vlmpipe.drawing.fonts import font
 from vlmpipe.encoding.conversation import Message, Sample
 
@@ -143,12 +143,26 @@ def test_print_of_a_scan_up_to_three_tenths_is_dark_on_light(seed: int, strength
     assert light - dark > 70
 
 
-def test_colour_is_never_faxed_away() -> None:
+@pytest.mark.parametrize("fill", [(220, 30, 30), (170, 170, 170), (225, 225, 225)])
+def test_what_tells_areas_apart_is_never_faxed_away(
+    fill: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> Image.Image:
+        raise AssertionError("a fax has two colours")
+
     image = page()
-    ImageDraw.Draw(image).ellipse((60, 60, 120, 120), fill=(220, 30, 30))
-    assert is_coloured(to_array(image))
-    for seed in range(40):
-        assert is_coloured(to_array(scan(image, random.Random(seed), 1.0)))
+    assert not has_tones(to_array(image))
+    ImageDraw.Draw(image).ellipse((60, 60, 120, 120), fill=fill)
+    assert has_tones(to_array(image))
+    monkeypatch.setitem(DEGRADATIONS, "fax", never)
+    scan_often(image)
+    with pytest.raises(AssertionError, match="two colours"):
+        scan_often(page())
+
+
+def scan_often(image: Image.Image) -> None:
+    for seed in range(30):
+        scan(image, random.Random(seed), 1.0)
 
 
 def sample_of(*parts: str | Image.Image) -> Sample:

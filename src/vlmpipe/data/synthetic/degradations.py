@@ -15,7 +15,7 @@ from typing import Protocol
 from PIL import Image
 
 from vlmpipe.data.synthetic import capture, framing, paper
-from vlmpipe.data.synthetic.pixels import is_coloured, to_array
+from vlmpipe.data.synthetic.pixels import has_tones, to_array
 from vlmpipe.encoding.conversation import Message, Part, Sample
 
 
@@ -48,12 +48,12 @@ def scan(image: Image.Image, rng: random.Random, strength: float) -> Image.Image
     """Two to six degradations by lot, each at half its strength or more.
 
     At strength 0 the very same image comes back. Up to 0.3 text stays legible. Sides change by a
-    tenth at most and stay at 112 pixels or more where they were. What is drawn in colour keeps it:
-    a fax would take away what is asked about.
+    tenth at most and stay at 112 pixels or more where they were. What is drawn in colours or
+    greys keeps them: a fax would take away what tells a chart's parts from each other.
     """
     if strength <= 0:
         return image
-    possible = [name for name in DEGRADATIONS if name != "fax" or not is_coloured(to_array(image))]
+    possible = [name for name in DEGRADATIONS if name != "fax" or not has_tones(to_array(image))]
     chosen = rng.sample(possible, k=rng.randint(2, 2 + round(4 * strength)))
     for name in possible:
         if name in chosen:

@@ -54,10 +54,15 @@ def _free_ends(used: Array) -> tuple[int, int]:
     return int(places[0]), int(len(used) - 1 - places[-1])
 
 
-def is_coloured(array: Array) -> bool:
-    """Whether more than one pixel in a thousand is of a clear colour."""
-    spread = array.max(axis=2) - array.min(axis=2)
-    return bool((spread > 40).mean() > 0.001)
+def has_tones(array: Array) -> bool:
+    """Whether a clean drawing says something by colour, or by greys that fill areas: a legend's."""
+    coloured = array.max(axis=2) - array.min(axis=2) > 40
+    off_paper = np.abs(array - np.array(paper_of(array))).max(axis=2) > 8
+    # Print has greys too, at its edges, where neighbours differ.
+    steps = np.abs(np.diff(array, axis=0)).max(axis=2)[:, 1:]
+    steps = np.maximum(steps, np.abs(np.diff(array, axis=1)).max(axis=2)[1:])
+    filled = (steps <= 2) & (off_paper & (array.max(axis=2) > 90))[1:, 1:]
+    return bool(coloured.mean() > 0.001 or filled.mean() > 0.01)
 
 
 def grain(rng: random.Random, height: int, width: int) -> Array:

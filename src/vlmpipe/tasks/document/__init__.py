@@ -1,1 +1,5 @@
-"""Medical insurance forms: the schema, the made-up claims, the metrics."""
+"""Medical insurance forms: the schema, the made-up claims, the drawing, the metrics."""
+
+from vlmpipe.tasks.document.task import DocumentTask
+
+__all__ = ["DocumentTask"]

@@ -61,6 +61,8 @@ def random_claim(rng: random.Random, difficulty: float, language: Language) -> C
     share = max(0.0, (difficulty - ITEMS_FROM) / (1 - ITEMS_FROM))
     items = round(MOST_ITEMS * share**1.3 * rng.uniform(0.8, 1.1)) if share else 0
     full = _full_claim(rng, form, language, min(items, MOST_ITEMS))
+    full["surgery"] = "surgery_date" in fields or full["surgery"]
+    full["inpatient"] = "admission_date" in fields or full["inpatient"]
     return Claim.model_validate(
         {name: value for name, value in full.items() if name in fields and value != []}
     )

@@ -29,9 +29,11 @@ class Wording(BaseModel):
     items: dict[str, tuple[str, ...]]
     titles: dict[str, tuple[str, ...]]
     labels: dict[str, tuple[str, ...]]
-    options: dict[str, dict[str, str] | str]
-    """What a field's check boxes say; `yes` and `no` for those that are true or false."""
+    choices: dict[str, dict[str, str]]
+    """Value to its words, of each field that is a choice of boxes."""
 
+    yes: str
+    no: str
     item_titles: dict[str, str]
     item_columns: dict[str, str]
     sections: dict[str, str]
@@ -40,11 +42,6 @@ class Wording(BaseModel):
     form_number: str
     seals: dict[str, str]
     fine_print: tuple[str, ...]
-
-    def choices(self, field: str) -> dict[str, str]:
-        """Value to its words for a field of check boxes; empty for any other."""
-        listed = self.options.get(field)
-        return listed if isinstance(listed, dict) else {}
 
 
 @cache

@@ -1,0 +1,110 @@
+"""The task `document`: an image of a medical insurance form becomes one JSON object."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+from vlmpipe.encoding.conversation import Message, Sample
+from vlmpipe.tasks.base import LANGUAGES, Language
+from vlmpipe.tasks.document.claim import Claim, is_strict_claim
+from vlmpipe.tasks.document.composing import compose
+from vlmpipe.tasks.document.painting import paint
+from vlmpipe.tasks.document.reading import read_claim
+from vlmpipe.tasks.document.rendering import claim_html
+from vlmpipe.tasks.document.scoring import compare_fields, hardness
+from vlmpipe.tasks.document.synthetic import random_claim
+from vlmpipe.tasks.text_metrics import exact_match, text_metrics
+
+ATTEMPTS = 24
+"""Forms drawn by lot until one measures as hard as asked; the nearest one is taken otherwise."""
+
+
+class DocumentTask:
+    """Medical insurance forms to JSON, judged by the share of fields that are right."""
+
+    name = "document"
+    instructions: Mapping[Language, str] = {
+        "en": "Read the form in the image and give its fields as JSON.",
+        "ko": "이미지의 서식을 읽고 항목을 JSON으로 작성하세요.",
+    }
+    primary_metric = "field_accuracy"
+    always_trained: frozenset[str] = frozenset()
+
+    def generate(
+        self,
+        index: int,
+        seed: int,
+        difficulty: tuple[float, float],
+        languages: Sequence[Language] = LANGUAGES,
+    ) -> Sample:
+        """A filled-in form with a made-up person on it, and the JSON of its fields.
+
+        Its measured difficulty lies in the range, or as near as the generator comes.
+        """
+        rng = random.Random(f"document:{seed}:{index}")
+        language = rng.choice(languages)
+        claim = self._claim(rng, difficulty, language)
+        target = claim.json_line()
+        measured = self.difficulty(target)
+        image = paint(compose(rng, claim, language, measured))
+        return Sample(
+            id=f"document-{seed}-{index:06d}",
+            messages=(
+                Message("user", (image, self.instructions[language])),
+                Message("assistant", (target,)),
+            ),
+            task=self.name,
+            difficulty=measured,
+            origin=f"synthetic document {index}, seed {seed}",
+        )
+
+    def difficulty(self, reference: str) -> float:
+        """From fields, characters and items: 0 for two short fields, 1 for a full page."""
+        return hardness(reference)
+
+    def canonical(self, answer: str) -> str | None:
+        """The claim as one line of JSON in the schema's order and forms.
+
+        A code fence around it is dropped, and `2024. 3. 5.` or `"12,000원"` become what the schema
+        asks for; None where that does not make a claim of it.
+        """
+        claim = read_claim(answer)
+        return claim.json_line() if claim else None
+
+    def render(self, answer: str) -> str | None:
+        """A table of the fields."""
+        claim = read_claim(answer)
+        return claim_html(claim) if claim else None
+
+    def measure(self, prediction: str, reference: str) -> Mapping[str, float]:
+        """`field_accuracy`, `critical_accuracy`, `valid_json`, and the metrics of plain text.
+
+        `valid_json`: the answer as it stands is JSON that fits the schema. `critical_accuracy` is
+        left out where the reference has no critical field. A reference without any field at all is
+        compared as text.
+        """
+        scores = compare_fields(prediction, reference)
+        critical = scores.critical_accuracy
+        return {
+            "field_accuracy": (
+                scores.accuracy if scores.asked else exact_match(prediction, reference)
+            ),
+            **({} if critical is None else {"critical_accuracy": critical}),
+            "valid_json": float(is_strict_claim(prediction)),
+            **text_metrics(prediction, reference),
+        }
+
+    def _claim(self, rng: random.Random, bounds: tuple[float, float], language: Language) -> Claim:
+        low, high = bounds
+
+        def miss(claim: Claim) -> float:
+            measured = self.difficulty(claim.json_line())
+            return max(low - measured, measured - high, 0.0)
+
+        claim = random_claim(rng, rng.uniform(low, high), language)
+        for _ in range(ATTEMPTS):
+            if not miss(claim):
+                break
+            claim = min(claim, random_claim(rng, rng.uniform(low, high), language), key=miss)
+        return claim

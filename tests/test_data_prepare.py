@@ -208,7 +208,7 @@ def test_order_is_kept_and_ids_are_made_unique(tmp_path: Path) -> None:
 def test_tasks_come_from_the_sample_then_the_source_then_the_config(tmp_path: Path) -> None:
     own = write_lines(
         tmp_path / "own.jsonl",
-        {"messages": turns(question="1?"), "task": "molecule"},
+        {"messages": turns(question="1?"), "task": "receipt"},
         {"messages": turns(question="2?")},
     )
     config = parse_config(
@@ -222,8 +222,8 @@ def test_tasks_come_from_the_sample_then_the_source_then_the_config(tmp_path: Pa
     listener = Listener()
     prepare_data(config, tmp_path / "out", listener)
     tasks = load_split(tmp_path / "out", "train").column("task")
-    assert tasks == ["molecule", "qa", "molecule", "table"]
-    assert listener.notes == ["answers of task molecule are measured as plain text"]
+    assert tasks == ["receipt", "qa", "molecule", "table"]
+    assert listener.notes == ["answers of task receipt are measured as plain text"]
 
 
 def test_weights_are_kept_and_sources_recorded(tmp_path: Path) -> None:

@@ -68,13 +68,13 @@ class Style:
 
 def random_style(rng: random.Random, difficulty: float) -> Style:
     """Large and plain for easy molecules; closer, and with abbreviated groups, for hard ones."""
-    bond = rng.uniform(25, 35) if difficulty <= EASY_UP_TO else rng.uniform(24, 46)
+    bond = rng.uniform(25, 35) if difficulty <= EASY_UP_TO else rng.uniform(26, 60)
     kind = rng.random()
     return Style(
         face=rng.choice(("serif", "serif", "sans", "sans", *_plain_faces())),
         font_size=max(15.0, bond * rng.uniform(0.5, 0.65)),
         bond_length=bond,
-        line_width=rng.choice((1.0, 1.5, 2.0, 2.0, 2.5, 3.0)) * (0.8 if bond < 30 else 1.0),
+        line_width=max(1.0, bond * rng.uniform(0.03, 0.085)),
         double_bond_gap=rng.uniform(0.12, 0.19),
         margin=rng.randint(8, 24),
         rotation=_rotation(rng),

@@ -6,6 +6,7 @@ import difflib
 
 from vlmpipe.errors import ConfigError
 from vlmpipe.tasks.base import LANGUAGES, Language, Task, mean_metrics
+from vlmpipe.tasks.caption import CaptionTask
 from vlmpipe.tasks.chart import ChartTask
 from vlmpipe.tasks.document import DocumentTask
 from vlmpipe.tasks.molecule import MoleculeTask
@@ -16,7 +17,14 @@ __all__ = ["LANGUAGES", "TASKS", "Language", "Task", "mean_metrics", "task_named
 
 TASKS: dict[str, Task] = {
     task.name: task
-    for task in (TableTask(), ChartTask(), MoleculeTask(), DocumentTask(), QuestionTask())
+    for task in (
+        TableTask(),
+        ChartTask(),
+        CaptionTask(),
+        MoleculeTask(),
+        DocumentTask(),
+        QuestionTask(),
+    )
 }
 """Every task by name; a new task is one new file and its place here."""
 

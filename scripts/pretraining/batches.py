@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pretraining.pages import CELL, LINE, PATCH, Glyph, Page, random_page
+from pretraining.pages import CELL, LINE, PATCH, Glyph, Page, full_page, random_page
 from pretraining.texts import alphabet
 from vlmpipe.encoding.chat import END_OF_TURN, IMAGE_PAD, render
 from vlmpipe.encoding.conversation import Message
@@ -47,6 +47,9 @@ class Level:
     separated: float = 0.0
     """Share of pages whose separators are asked for."""
 
+    full: float = 0.0
+    """Share of pages that are filled from edge to edge."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -79,7 +82,13 @@ def draw_pages(level: Level, seed: str) -> tuple[tuple[int, int], list[Page]]:
     columns, rows = rng.choice(level.sizes)
     count = max(8, level.image_tokens // (columns * rows))
     most = max(6, min(level.most, columns * rows * 3))
-    return (columns, rows), [random_page(rng, columns, rows, most) for _ in range(count)]
+    pages = [
+        full_page(rng, columns, rows)
+        if rng.random() < level.full
+        else random_page(rng, columns, rows, most)
+        for _ in range(count)
+    ]
+    return (columns, rows), pages
 
 
 def tower_batch(level: Level, seed: str) -> Batch:

@@ -37,7 +37,8 @@ class Lesson:
 
 
 LESSONS = (
-    Lesson("tower", 1300, Level((*SMALL, *MIDDLE), 200, 1400), 1.5e-3, reads=False),
+    Lesson("glance", 500, Level((*SMALL, *MIDDLE), 200, 1400), 1.5e-3, reads=False),
+    Lesson("tower", 1400, Level((*STRIPS, *SMALL), 200, 700, full=0.85), 1.5e-3, reads=False),
     Lesson("strips", 900, Level(STRIPS, 30, 700, separated=0.1), 1e-3),
     Lesson("small", 1500, Level((*STRIPS, *SMALL), 48, 900, separated=0.3), 1e-3),
     Lesson("middle", 2600, Level((*SMALL, *MIDDLE), 110, 1100, separated=0.4), 1e-3),
@@ -159,5 +160,5 @@ def _rate(lesson: Lesson, step: int) -> float:
     return lesson.rate * warm * max(0.05, min(1.0, left))
 
 
-_FALLING = {LESSONS[0].name: 0.2, LESSONS[-1].name: 1.0}
+_FALLING = {"tower": 0.2, LESSONS[-1].name: 1.0}
 """Share of a lesson, at its end, in which the rate falls to a twentieth."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from PIL import Image, ImageDraw
 
-from pretraining.texts import cell_text
+from pretraining.texts import cell_text, filling_text
 from vlmpipe.drawing.fonts import faces, font
 
 PATCH = 28
@@ -62,6 +62,24 @@ class Look:
 
     header: bool
     """Whether the first line stands on grey."""
+
+
+def full_page(rng: random.Random, columns: int, rows: int) -> Page:
+    """A page filled with characters from edge to edge, for naming rather than reading."""
+    size = columns * PATCH, rows * PATCH
+    korean = rng.random() < 0.15
+    look = replace(_look(rng, korean, size[1]), align="l", rules="none", header=False)
+    page = Page(Image.new("RGB", size, look.paper))
+    pen = ImageDraw.Draw(page.image)
+    face, letters = font(look.face, look.size), faces()[look.face]
+    pitch = look.size * rng.uniform(1.1, 1.4)
+    middle = rng.uniform(0.45, 0.8) * pitch
+    while middle + pitch / 3 < size[1]:
+        left = rng.uniform(-2, 8)
+        text = filling_text(rng, korean, size[0] - left, face.getlength, letters.lacks)
+        _write(page, pen, look, text, (left, size[0], middle))
+        middle += pitch
+    return page
 
 
 def random_page(rng: random.Random, columns: int, rows: int, most: int) -> Page:
@@ -198,13 +216,13 @@ def _frame(
 
 
 def _fitting(rng: random.Random, look: Look, width: float, korean: bool) -> str:
-    """A text that fits into the width; a single digit where nothing else does."""
+    """A text that fits into the width, mostly the longest of some; a digit where nothing fits."""
     face, letters = font(look.face, look.size), faces()[look.face]
-    for _ in range(6):
-        text = cell_text(rng, korean)
-        if not letters.lacks(text) and face.getlength(text) <= width:
-            return text
-    return str(rng.randint(0, 9))
+    drawn = [cell_text(rng, korean) for _ in range(5)]
+    fitting = [t for t in drawn if not letters.lacks(t) and face.getlength(t) <= width]
+    if not fitting:
+        return str(rng.randint(0, 9))
+    return max(fitting[:3], key=len) if rng.random() < 0.6 else fitting[0]
 
 
 def _write(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import string
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 
@@ -45,6 +46,36 @@ def cell_text(rng: random.Random, korean: bool) -> str:
         (_number, _word, _phrase, _letters, _code, _signs), (0.36, 0.22, 0.08, 0.16, 0.1, 0.08)
     )[0]
     return kind(rng)
+
+
+def filling_text(
+    rng: random.Random,
+    korean: bool,
+    width: float,
+    length_of: Callable[[str], float],
+    lacking: Callable[[str], list[str]],
+) -> str:
+    """Characters of every kind, equally often, with some words and numbers, to fill a width."""
+    text, left = "", width
+    while True:
+        piece = _filling_piece(rng, korean)
+        if text and rng.random() < 0.4:
+            piece = " " + piece
+        if lacking(piece):
+            continue
+        left -= length_of(piece)
+        if left < 0:
+            return text or "0"
+        text += piece
+
+
+def _filling_piece(rng: random.Random, korean: bool) -> str:
+    if korean and rng.random() < 0.8:
+        return rng.choice(KOREAN)
+    if rng.random() < 0.3:
+        return cell_text(rng, korean)
+    pool = string.ascii_letters * 2 + string.digits * 3 + SIGNS
+    return "".join(rng.choice(pool) for _ in range(rng.randint(1, 4)))
 
 
 def _number(rng: random.Random) -> str:

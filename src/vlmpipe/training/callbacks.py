@@ -39,7 +39,7 @@ class PhaseMetrics(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         step, loss = self._phase.first_step + state.global_step, float(logs["loss"])
-        speed = self._tokens_per_second(float(logs.get("num_tokens") or 0))
+        tokens, speed = self._tokens_and_speed(float(logs.get("num_tokens") or 0))
         row = {
             "step": step,
             "phase": self._phase.name,
@@ -47,6 +47,7 @@ class PhaseMetrics(TrainerCallback):
             "learning_rate": logs.get("learning_rate"),
             "grad_norm": logs.get("grad_norm"),
             "token_accuracy": logs.get("mean_token_accuracy"),
+            "tokens": round(tokens),
             "tokens_per_second": round(speed, 1),
         }
         append_row(self._path, row)
@@ -59,12 +60,16 @@ class PhaseMetrics(TrainerCallback):
             tokens_per_s=f"{speed:.0f}",
         )
 
-    def _tokens_per_second(self, tokens: float) -> float:
-        """Speed of the step; `tokens` is the trainer's count since it began, padding left out."""
+    def _tokens_and_speed(self, counted: float) -> tuple[float, float]:
+        """Tokens of the step and tokens a second.
+
+        `counted` is the trainer's count since it began, padding left out.
+        """
         now = time.perf_counter()
-        speed = (tokens - self._tokens) / max(now - self._clock, 1e-9)
-        self._clock, self._tokens = now, tokens
-        return speed
+        tokens = counted - self._tokens
+        speed = tokens / max(now - self._clock, 1e-9)
+        self._clock, self._tokens = now, counted
+        return tokens, speed
 
     def _refuse_no_number(self, loss: float, step: int) -> None:
         if not math.isfinite(loss):

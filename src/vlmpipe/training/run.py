@@ -227,6 +227,7 @@ def _outcome(session: TrainingSession, census: Census, dtype: str) -> Outcome:
         "train/loss_first": first,
         "train/loss_last": last,
         "train/steps": float(len(losses)),
+        "train/tokens": sum(float(row.get("tokens", 0)) for row in rows),
         "train/tokens_per_second": sorted(speeds)[len(speeds) // 2],
         "train/trained_parameters": float(census.trained_parameters),
     }

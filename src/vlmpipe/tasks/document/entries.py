@@ -32,7 +32,7 @@ class Entry:
 def entries_by_section(
     rng: random.Random, claim: Claim, words: Wording, style: Style
 ) -> dict[str, list[Entry]]:
-    """Entries of each group that has any, in the order of the form."""
+    """Entries of each group, in the order of the form."""
     groups: dict[str, list[Entry]] = {"patient": [], "care": [], "money": [], "closing": []}
     for name, value in claim.model_dump(exclude_none=True).items():
         if name not in ("document_type", "items"):
@@ -40,7 +40,7 @@ def entries_by_section(
     if rng.random() < 0.3:
         for entries in groups.values():
             rng.shuffle(entries)
-    return {name: entries for name, entries in groups.items() if entries}
+    return groups
 
 
 def _section(name: str) -> str:

@@ -27,6 +27,8 @@ class Fields:
 
     def height(self, row: int) -> int:
         """Heading, rows, and a gap."""
+        if not self.rows:
+            return 0
         heading = self._heading_height if self.heading else 0
         return heading + len(self.rows) * self._row(row) + (0 if self.style.easy else 8)
 

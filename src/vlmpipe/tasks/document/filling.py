@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from vlmpipe.drawing.fonts import font
 from vlmpipe.tasks.document.page import Box, Frame, Page, Stroke, Text, placed, text_width
 from vlmpipe.tasks.document.style import Style
+
+Point = tuple[int, int]
 
 _PIECES = re.compile(r"[가-힣]|[^\s가-힣]+")
 """What is written in one go: a syllable of Hangul, a word of anything else."""
@@ -37,7 +42,7 @@ class Filler:
 
     def _shaken(self, whole: Text, start: int, lift: int) -> tuple[int, int]:
         x, y = whole.origin
-        before = text_width(whole.text[:start], whole.face, whole.size)
+        before = round(font(whole.face, whole.size).getlength(whole.text[:start]))
         return x + before, y + self.rng.randint(-lift, lift)
 
     def tick_boxes(self, page: Page, boxes: tuple[tuple[str, bool], ...], area: Box) -> None:
@@ -76,15 +81,21 @@ class Filler:
     def sign(self, page: Page, box: Box) -> None:
         """A scrawl along the box."""
         left, top, right, bottom = box
-        steps = 14
+        steps = 12
         points = [
-            (
-                left + (right - left) * step // steps + self.rng.randint(-4, 8),
-                self.rng.randint(top, bottom),
-            )
+            (left + (right - left) * step // steps, self.rng.randint(top, bottom))
             for step in range(steps + 1)
         ]
-        page.strokes.append(Stroke(tuple(points), self.style.ink, 2))
+        page.strokes.append(Stroke(_rounded(_rounded(_rounded(points))), self.style.ink, 2))
+
+
+def _rounded(points: Sequence[Point]) -> tuple[Point, ...]:
+    """The same line with its corners cut off (Chaikin), in whole pixels."""
+    return tuple(
+        ((near * ax + (4 - near) * bx) // 4, (near * ay + (4 - near) * by) // 4)
+        for (ax, ay), (bx, by) in itertools.pairwise(points)
+        for near in (3, 1)
+    )
 
 
 def boxes_width(boxes: tuple[tuple[str, bool], ...], face: str, size: int) -> int:

@@ -51,9 +51,7 @@ class Text:
     @property
     def extent(self) -> Box:
         """What the ink covers."""
-        left, top, right, bottom = font(self.face, self.size).getbbox(
-            self.text, anchor="ls", features=None
-        )
+        left, top, right, bottom = font(self.face, self.size).getbbox(self.text, anchor="ls")
         x, y = self.origin
         return (
             math.floor(x + left),
@@ -92,8 +90,15 @@ class Page:
 
 
 def text_width(text: str, face: str, size: int) -> int:
-    """Pixels from the left end of the text to where the next would begin."""
-    return math.ceil(font(face, size).getlength(text))
+    """Pixels that the text takes, with the ink that some letters have beyond their own room."""
+    face_of_size = font(face, size)
+    left, _, right, _ = face_of_size.getbbox(text, anchor="ls")
+    return math.ceil(max(face_of_size.getlength(text), right)) - _overhang(left)
+
+
+def _overhang(left: float) -> int:
+    """Where the ink begins, in pixels, if that is before the text does; else 0."""
+    return min(0, math.floor(left))
 
 
 def fitting_size(text: str, face: str, size: int, width: int, height: int) -> int:
@@ -112,6 +117,7 @@ def placed(
     size = fitting_size(text, face, size, right - left - 2 * pad, bottom - top)
     spare = right - left - 2 * pad - text_width(text, face, size)
     x = left + pad + {"l": 0, "m": spare // 2, "r": spare}[align]
+    x -= _overhang(font(face, size).getbbox(text, anchor="ls")[0])
     # Capitals and Hangul are about 0.7 em high, and stand 0.35 em to either side of the middle.
     return Text(text, face, size, ink, (x, (top + bottom) // 2 + round(0.35 * size)), box)
 

@@ -54,9 +54,10 @@ ITEMS_FROM = 0.25
 """Forms easier than this have no list of items."""
 
 
-def random_claim(rng: random.Random, difficulty: float, language: Language) -> Claim:
-    """A form about as hard as asked, 0 to 1 (see `DocumentTask.difficulty`)."""
-    form = rng.choice(FORMS)
+def random_claim(
+    rng: random.Random, form: DocumentType, difficulty: float, language: Language
+) -> Claim:
+    """A form of that type about as hard as asked, 0 to 1 (see `DocumentTask.difficulty`)."""
     fields = _fields(rng, form, difficulty, language)
     share = max(0.0, (difficulty - ITEMS_FROM) / (1 - ITEMS_FROM))
     items = round(MOST_ITEMS * share**1.3 * rng.uniform(0.8, 1.1)) if share else 0

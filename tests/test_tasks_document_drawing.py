@@ -116,7 +116,7 @@ def test_a_seal_lets_what_it_covers_show_through() -> None:
 
 def test_every_form_comes_at_every_level() -> None:
     for low in (0.0, 0.45, 0.9):
-        targets = [DOCUMENT.generate(index, 1, (low, low + 0.1)).reference for index in range(16)]
+        targets = [DOCUMENT.generate(index, 1, (low, low + 0.1)).reference for index in range(24)]
         assert {form for form in FORMS for target in targets if form in target} == set(FORMS)
 
 

@@ -6,6 +6,7 @@ import difflib
 import re
 from html import escape
 from html.parser import HTMLParser
+from itertools import zip_longest
 
 WORTH_MARKING = 0.4
 """Share of words in common under which marks would only colour the whole answer."""
@@ -33,13 +34,21 @@ def marked_text(text: str, reference: str) -> str | None:
 
 
 def differing_cells(text: str, reference: str) -> frozenset[tuple[int, int]]:
-    """(row, place in the row) of cells that read otherwise in the reference's first table."""
+    """(row, place in the row) of cells that read otherwise in the reference's tables.
+
+    Rows are aligned first, so that one row too many or too few marks itself alone.
+    """
     ours, theirs = table_cells(text), table_cells(reference)
+    rows = [tuple(row) for row in theirs], [tuple(row) for row in ours]
+    changes = difflib.SequenceMatcher(None, *rows, autojunk=False).get_opcodes()
     return frozenset(
         (row, place)
-        for row, cells in enumerate(ours)
-        for place, cell in enumerate(cells)
-        if cell != _cell_at(theirs, row, place)
+        for tag, start, end, first, last in changes
+        if tag != "equal"
+        for row, other in zip_longest(range(first, last), theirs[start:end])
+        if row is not None
+        for place, cell in enumerate(ours[row])
+        if cell != _cell_at(other or [], place)
     )
 
 
@@ -55,10 +64,8 @@ def _marked(text: str, missing: str, same: bool) -> str:
     return escape(text) if same else f"<mark>{escape(text) or missing}</mark>"
 
 
-def _cell_at(rows: list[list[str]], row: int, place: int) -> str | None:
-    if row < len(rows) and place < len(rows[row]):
-        return rows[row][place]
-    return None
+def _cell_at(row: list[str], place: int) -> str | None:
+    return row[place] if place < len(row) else None
 
 
 class _CellReader(HTMLParser):

@@ -10,6 +10,7 @@ MODELS = ("base", "tuned")
 TITLES = {
     "teds": "TEDS",
     "teds_structure": "TEDS, structure only",
+    "cell_accuracy": "cells exactly right",
     "exact_match": "exact match",
     "agreement": "character agreement",
     "cer": "character error rate",

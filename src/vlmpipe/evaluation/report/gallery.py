@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
-from vlmpipe.evaluation.report.differences import differing_cells, marked_text
 from vlmpipe.evaluation.report.figures import MODELS, SPLITS
+from vlmpipe.evaluation.report.rendering import Rendering, rendering_of
 from vlmpipe.evaluation.report.stages import PublishedStage
-from vlmpipe.evaluation.report.untrusted import holds_table, table_html
 from vlmpipe.evaluation.results import PREDICTIONS_NAME
 
 SHOWN_CHARACTERS = 4000
@@ -21,17 +18,14 @@ SHOWN_CHARACTERS = 4000
 
 @dataclass(frozen=True)
 class ShownText:
-    """A text that nobody vouches for: as it is, and drawn where it holds a table."""
+    """A text that nobody vouches for: as it is, and as its task renders it."""
 
     title: str
     text: str
     hidden: int
     """Characters left out."""
 
-    drawn: Markup | None
-    marked: Markup | None
-    """The text with what departs from the reference marked."""
-
+    rendering: Rendering
     same: bool
     """Word for word the reference."""
 
@@ -71,26 +65,19 @@ def shown_samples(validate: PublishedStage, results: Mapping[str, Any]) -> list[
 def shown_text(
     title: str,
     text: str,
+    task: str,
     reference: str | None = None,
     *,
     score: float | None = None,
     cut: bool = False,
 ) -> ShownText:
-    """A text to be shown: tables drawn, departures from a reference marked, length bounded."""
+    """A text to be shown: rendered, departures from a reference marked, length bounded."""
     shown = text[:SHOWN_CHARACTERS]
-    drawn = marked = None
-    if holds_table(text):
-        cells = differing_cells(text, reference) if reference is not None else ()
-        drawn = Markup(table_html(text, cells))
-    elif reference is not None and shown == text:
-        html = marked_text(text, reference)
-        marked = Markup(html) if html is not None else None
     return ShownText(
         title=title,
         text=shown,
         hidden=len(text) - len(shown),
-        drawn=drawn,
-        marked=marked,
+        rendering=rendering_of(task, text, reference),
         same=reference is not None and text.strip() == reference.strip(),
         score=score,
         cut=cut,
@@ -101,11 +88,13 @@ def _sample(
     folder: Path, chosen: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], primary: str
 ) -> ShownSample:
     first = answers[0]
-    texts = [shown_text("reference", str(first["reference"]))]
+    task = str(first.get("task", ""))
+    texts = [shown_text("reference", str(first["reference"]), task)]
     texts += [
         shown_text(
             str(row["model"]),
             str(row["prediction"]),
+            task,
             str(row["reference"]),
             score=row["metrics"].get(primary),
             cut=bool(row.get("cut")),

@@ -8,7 +8,8 @@ element closed.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from html import escape
 from html.parser import HTMLParser
 
@@ -22,6 +23,22 @@ MAX_DEPTH = 24
 MAX_CHARACTERS = 20_000
 _TABLE = re.compile(r"<table[\s>]", re.IGNORECASE)
 
+Attributes = list[tuple[str, str | None]]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What stays of a markup, cells' spans and the depth of nesting apart."""
+
+    keeps: Callable[[str, Sequence[str]], bool]
+    """Whether an element stays, within those that are open; its tags are text otherwise."""
+
+    attributes: Callable[[str, Attributes], str]
+    """Those that stay, with a space before each."""
+
+    shows_comments: bool
+    """Comments and declarations as text; they are left out otherwise."""
+
 
 def holds_table(text: str) -> bool:
     """Whether a text contains the beginning of a table."""
@@ -33,15 +50,28 @@ def table_html(text: str, marked: Collection[tuple[int, int]] = ()) -> str:
 
     `marked` are (row, place in the row) of cells that are given the class `off`.
     """
-    rebuilder = _Rebuilder(marked)
-    rebuilder.feed(text[:MAX_CHARACTERS])
+    return rebuilt(text[:MAX_CHARACTERS], _TABLES_ALONE, marked)
+
+
+def rebuilt(markup: str, policy: Policy, marked: Collection[tuple[int, int]] = ()) -> str:
+    """The markup written anew from its tokens, with nothing in it but what the policy keeps."""
+    rebuilder = _Rebuilder(policy, marked)
+    rebuilder.feed(markup)
     rebuilder.close()
     return rebuilder.finished()
 
 
+def _keeps_table(tag: str, within: Sequence[str]) -> bool:
+    return tag == "table" or (tag in STRUCTURE | INLINE and "table" in within)
+
+
+_TABLES_ALONE = Policy(keeps=_keeps_table, attributes=lambda *_: "", shows_comments=True)
+
+
 class _Rebuilder(HTMLParser):
-    def __init__(self, marked: Collection[tuple[int, int]]) -> None:
+    def __init__(self, policy: Policy, marked: Collection[tuple[int, int]]) -> None:
         super().__init__(convert_charrefs=True)
+        self._policy = policy
         self._out: list[str] = []
         self._open: list[str] = []
         self._marked = marked
@@ -52,17 +82,18 @@ class _Rebuilder(HTMLParser):
         closing = "".join(f"</{tag}>" for tag in reversed(self._open))
         return "".join(self._out) + closing
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if not self._kept(tag):
+    def handle_starttag(self, tag: str, attrs: Attributes) -> None:
+        if not self._keeps(tag):
             self._write_text(self.get_starttag_text() or "")
             return
-        self._open.append(tag)
         if tag == "tr":
             self._row, self._place = self._row + 1, -1
-        self._out.append(f"<{tag}{self._cell(attrs) if tag in ('td', 'th') else ''}>")
+        self._out.append(f"<{tag}{self._attributes(tag, attrs)}>")
+        if tag != "br":
+            self._open.append(tag)
 
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if self._kept(tag):
+    def handle_startendtag(self, tag: str, attrs: Attributes) -> None:
+        if self._keeps(tag):
             self.handle_starttag(tag, attrs)
             self.handle_endtag(tag)
         else:
@@ -83,32 +114,37 @@ class _Rebuilder(HTMLParser):
         self._write_text(data)
 
     def handle_comment(self, data: str) -> None:
-        self._write_text(f"<!--{data}-->")
+        self._write_aside(f"<!--{data}-->")
 
     def handle_decl(self, decl: str) -> None:
-        self._write_text(f"<!{decl}>")
+        self._write_aside(f"<!{decl}>")
 
     def handle_pi(self, data: str) -> None:
-        self._write_text(f"<?{data}>")
+        self._write_aside(f"<?{data}>")
 
     def unknown_decl(self, data: str) -> None:
-        self._write_text(f"<![{data}]>")
+        self._write_aside(f"<![{data}]>")
 
-    def _kept(self, tag: str) -> bool:
-        if len(self._open) >= MAX_DEPTH:
-            return False
-        return tag == "table" or (tag in STRUCTURE | INLINE and "table" in self._open)
+    def _keeps(self, tag: str) -> bool:
+        return len(self._open) < MAX_DEPTH and self._policy.keeps(tag, self._open)
 
-    def _cell(self, attrs: list[tuple[str, str | None]]) -> str:
+    def _attributes(self, tag: str, attrs: Attributes) -> str:
+        return self._cell(attrs) if tag in ("td", "th") else self._policy.attributes(tag, attrs)
+
+    def _cell(self, attrs: Attributes) -> str:
         self._place += 1
         off = ' class="off"' if (self._row, self._place) in self._marked else ""
         return off + _spans(attrs)
+
+    def _write_aside(self, text: str) -> None:
+        if self._policy.shows_comments:
+            self._write_text(text)
 
     def _write_text(self, text: str) -> None:
         self._out.append(escape(text))
 
 
-def _spans(attrs: list[tuple[str, str | None]]) -> str:
+def _spans(attrs: Attributes) -> str:
     kept = {
         name: int(value)
         for name, value in attrs

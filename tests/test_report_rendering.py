@@ -1,0 +1,267 @@
+"""Answers drawn as their tasks render them, beside the reference, and never obeyed."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections import Counter
+from functools import cache
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from report_fakes import publish_validate
+from test_report import CHROMIUM, Page, inspect
+from vlmpipe.evaluation.report import rendering, write_report
+from vlmpipe.evaluation.report.differences import differing_cells
+from vlmpipe.evaluation.report.fragments import (
+    GEOMETRY,
+    MAX_CHARACTERS,
+    PAINT,
+    PROSE,
+    SHAPES,
+    fragment_html,
+)
+from vlmpipe.evaluation.report.rendering import rendering_of
+from vlmpipe.evaluation.report.untrusted import INLINE, STRUCTURE
+from vlmpipe.tasks import TASKS
+
+PAYLOADS = (
+    "<script>window.hacked = 1</script>",
+    "<img src=https://example.org/a.png onerror=window.hacked=1>",
+    "</td></table></svg></pre></main><script>window.hacked = 1</script>",
+    "<svg onload=window.hacked=1><a href=javascript:window.hacked=1>x</a></svg>",
+    "<style>*{display:none}</style><iframe srcdoc='<script>top.hacked=1</script>'></iframe>",
+    "&lt;script&gt;window.hacked = 1&lt;/script&gt;",
+)
+ACTIVE = {"script", "iframe", "object", "embed", "a", "base", "form", "input", "use", "audio"}
+HEAD = Counter(meta=4, link=1, style=1, title=1)
+"""The page's own elements that an answer must not add to."""
+
+DRAWN = ("table", "chart", "molecule", "document")
+
+
+@cache
+def reference(task: str) -> str:
+    return TASKS[task].generate(0, 1, (0.0, 0.4), ["en"]).reference
+
+
+def carrying(task: str, payload: str) -> list[str]:
+    """Answers of a task with the payload where it takes free text, and around it."""
+    plain = reference(task)
+    inside = {
+        "table": f"<table><tr><th>{payload}</th><td>{html.escape(payload)}</td></tr></table>",
+        "chart": f'pie title {payload}\n    "{payload}" : 3\n    "b" : 5',
+        "molecule": f"CCO {payload}",
+        "document": json.dumps(json.loads(plain) | {"patient_name": payload})
+        if task == "document"
+        else "",
+    }
+    return [payload, plain + payload, payload + plain, inside.get(task, payload)]
+
+
+def hostile(task: str) -> list[tuple[str, str, str]]:
+    """(task, answer, reference) of everything that an answer of it could carry."""
+    answers = [each for payload in PAYLOADS for each in carrying(task, payload)]
+    return [(task, answer, answers[3]) for answer in answers]
+
+
+def publish_answers(run, given: list[tuple[str, str, str]]) -> None:
+    """A run whose gallery shows these (task, answer, reference)."""
+    rows = [
+        {
+            "sample": f"s{place}",
+            "split": "heldout",
+            "model": "tuned",
+            "task": task,
+            "prompt": answer,
+            "prediction": answer,
+            "reference": expected,
+            "metrics": {},
+        }
+        for place, (task, answer, expected) in enumerate(given)
+    ]
+    folder = publish_validate(run, rows)
+    results = json.loads((folder / "results.json").read_text())
+    results["gallery"] = [
+        {"sample": row["sample"], "split": "heldout", "pictures": []} for row in rows
+    ]
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+@pytest.fixture
+def run(tmp_path):
+    return tmp_path / "outputs" / "demo"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_answers_of_every_task_that_carry_script_are_inert(run, task):
+    publish_answers(run, hostile(task))
+    page = Page(write_report(run))
+    assert page.tags().isdisjoint(ACTIVE)
+    assert Counter(tag for tag, _ in page.elements if tag in HEAD) == HEAD
+    for tag, attributes in page.elements:
+        assert not any(name.startswith("on") or name == "style" for name in attributes), tag
+        for name in ("src", "href", "xlink:href", "srcset", "action", "srcdoc"):
+            assert (attributes.get(name) or "data:").startswith("data:")
+    assert "window.hacked = 1" in page.text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_browser_runs_and_loads_nothing_that_an_answer_of_any_task_carries(run, tmp_path):
+    publish_answers(run, [each for task in TASKS for each in hostile(task)])
+    found, console = inspect(write_report(run), 1280, tmp_path)
+    assert not found["hacked"]
+    assert console == []
+    assert found["images"] == 0
+    assert found["main"] > 3
+
+
+@pytest.mark.parametrize("payload", PAYLOADS[:5])
+def test_a_task_that_forgets_to_escape_does_no_harm(monkeypatch, payload):
+    class Careless:
+        def render(self, answer):
+            return f"<table onclick=x()><tr><td>{answer}</td></tr></table>"
+
+    monkeypatch.setattr(rendering, "task_of", lambda name: Careless())
+    page = Elements(str(rendering_of("table", payload).drawn))
+    assert {tag for tag, _ in page.found} <= {"table", "tr", "td", "svg"}
+    assert all(set(attributes) <= {"viewbox"} for _, attributes in page.found)
+
+
+def drawings(page: str) -> list[str]:
+    return re.findall(r'<div class="drawn"[^>]*>(.*?)</div>', page, re.DOTALL)
+
+
+@pytest.mark.parametrize("task", DRAWN)
+def test_a_rendered_answer_stands_beside_the_rendered_reference(run, task):
+    given = reference(task)
+    publish_answers(run, [(task, given, given)])
+    page = write_report(run).read_text()
+    shown = drawings(page)
+    assert len(shown) == 2
+    assert shown[0] == shown[1]
+    assert re.search(r"<t[dh]>|<path|<rect", shown[0])
+    assert page.count("<summary>as text</summary>") == 2
+    assert "not in the task" not in page
+    assert str(html.escape(given)).replace("&quot;", "&#34;").replace("&#x27;", "&#39;") in page
+
+
+@pytest.mark.parametrize("task", DRAWN)
+def test_an_answer_that_is_not_in_the_format_says_so_and_is_shown_as_text(run, task):
+    publish_answers(run, [(task, "I cannot read this )(", reference(task))])
+    page = write_report(run).read_text()
+    assert page.count("not in the task's format") == 1
+    assert len(drawings(page)) == 1
+    assert "I cannot read this )(" in page
+
+
+def test_prose_is_shown_as_text_with_its_departures_marked():
+    shown = rendering_of("qa", "git is a slow tool", "git is a fast tool")
+    assert shown.drawn is None
+    assert shown.marked == "git is a <mark>slow</mark> tool"
+    assert shown.readable
+
+
+def test_a_table_of_a_task_without_a_room_here_is_drawn():
+    shown = rendering_of("receipts", "a <table><tr><td>1", "a <table><tr><td>2")
+    assert shown.drawn == 'a <table><tr><td class="off">1</td></tr></table>'
+
+
+def test_a_report_needs_no_library_that_reads_answers(monkeypatch):
+    class Unread:
+        def render(self, answer):
+            raise ImportError("rdkit")
+
+    monkeypatch.setattr(rendering, "task_of", lambda name: Unread())
+    shown = rendering_of("molecule", "CCO", "CCN")
+    assert shown.drawn is None
+    assert shown.readable
+
+
+def test_cells_that_differ_from_the_reference_are_marked_in_the_rendered_table():
+    given = "<table><thead><tr><td>a</td></tr></thead><tbody><tr><td>1</td></tr></tbody></table>"
+    shown = rendering_of("table", given.replace("1", "2"), given)
+    assert shown.drawn == ('<table><tr><th>a</th></tr><tr><td class="off">2</td></tr></table>')
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("ab", {(1, 0)}),
+        ("xab", {(0, 0), (2, 0)}),
+        ("b", {(0, 0)}),
+        ("ac", set()),
+        ("c", set()),
+    ],
+)
+def test_a_row_too_many_or_too_few_marks_itself_alone(rows, expected):
+    def table(names):
+        return "<table>" + "".join(f"<tr><td>{name}</td></tr>" for name in names) + "</table>"
+
+    assert differing_cells(table(rows), table("ac")) == expected
+
+
+class Elements(HTMLParser):
+    """Names and attributes of every element; each must be closed in its turn."""
+
+    def __init__(self, markup: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(markup)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag != "br":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+WORDS = st.lists(
+    st.sampled_from(
+        ["<svg ", "<g ", "<path ", "<table>", "<td ", "<p>", "<br>", "<a ", "<script>", "<use ",
+         "<text ", "<foreignObject>", "<style>", "</svg>", "</p>", "</table>", "</script>", ">",
+         "/>", "fill='url(#a)' ", 'style="fill:red;background:url(//x)" ', "onload=x() ", "x='1' ",
+         "href='//x' ", "xlink:href=data:x ", "colspan=2 ", "d='M 1,2 L 3 4' ", "words & ", "<!--",
+         "-->", "<?pi ?>", "<![CDATA[", "]]>", "d=\"M'\" ", "transform='rotate(1 2 3)' "]
+    ),
+    max_size=25,
+)  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None)
+@given(WORDS)
+def test_a_fragment_of_any_markup_holds_only_what_can_do_no_more_than_look(words):
+    markup = fragment_html("".join(words))
+    page = Elements(markup)
+    assert page.open == []
+    assert {tag for tag, _ in page.found} <= PROSE | STRUCTURE | INLINE | SHAPES | {"svg"}
+    for _, attributes in page.found:
+        assert set(attributes) <= GEOMETRY | PAINT | {"colspan", "rowspan"}
+        assert not re.search(r"url|[:/\"'<>;]", " ".join(map(str, attributes.values())))
+
+
+def test_a_drawing_keeps_its_geometry_and_colours():
+    path = '<path d="M 1,2 L 3 4" style="fill:none;stroke:#000"/>'
+    drawing = f'<svg width="10" viewBox="0 0 1 1">{path}</svg>'
+    assert fragment_html(f"<?xml version='1.0'?>{drawing}<!-- end -->") == (
+        '<svg width="10" viewbox="0 0 1 1">'
+        '<path d="M 1,2 L 3 4" fill="none" stroke="#000"></path></svg>'
+    )
+
+
+def test_a_drawing_that_names_no_view_has_its_size_for_one_so_that_it_can_shrink():
+    drawn = fragment_html('<svg width="360" height="44"></svg>')
+    assert drawn == '<svg width="360" height="44" viewbox="0 0 360 44"></svg>'
+
+
+def test_a_drawing_beyond_the_limit_is_left_as_text():
+    assert fragment_html("<p>" + "a" * MAX_CHARACTERS) is None

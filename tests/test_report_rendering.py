@@ -249,6 +249,24 @@ def test_a_fragment_of_any_markup_holds_only_what_can_do_no_more_than_look(words
         assert not re.search(r"url|[:/\"'<>;]", " ".join(map(str, attributes.values())))
 
 
+@pytest.mark.parametrize(
+    "attribute",
+    [
+        'fill="url(#a)"',
+        'fill="URL(//example.org)"',
+        'style="fill:url(//example.org)"',
+        "x='1\" onload=\"x()'",
+        "d='M 1&quot; onload=&quot;x()'",
+        'stroke="&lt;script&gt;"',
+        'font-family="a;b:c"',
+    ],
+)
+def test_a_value_that_names_an_address_or_ends_its_attribute_is_left_out(attribute):
+    assert fragment_html(f"<svg width=1 height=1><rect {attribute}/></svg>") == (
+        '<svg width="1" height="1" viewbox="0 0 1 1"><rect></rect></svg>'
+    )
+
+
 def test_a_drawing_keeps_its_geometry_and_colours():
     path = '<path d="M 1,2 L 3 4" style="fill:none;stroke:#000"/>'
     drawing = f'<svg width="10" viewBox="0 0 1 1">{path}</svg>'

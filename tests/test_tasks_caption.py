@@ -183,6 +183,11 @@ def test_more_said_is_harder() -> None:
     assert by_count == sorted(set(by_count))
 
 
+def test_long_runs_of_blanks_are_read_like_one() -> None:
+    assert facts_in("2" + " " * 19_000 + "bars") == facts_in("2 bars")
+    assert facts_in("bars" + " " * 19_000 + 'x "a"') == facts_in('bars x "a"')
+
+
 @given(st.text(max_size=300))
 @settings(deadline=None, max_examples=25)
 def test_garbage_is_scored_and_shown_as_text(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import random
 import re
@@ -19,6 +20,7 @@ from vlmpipe.encoding.conversation import Sample
 from vlmpipe.errors import StageError
 from vlmpipe.tasks import TASKS
 from vlmpipe.tasks.chart.drawing import drawing_of, random_style
+from vlmpipe.tasks.chart.drawing.axes import AxisDrawing
 from vlmpipe.tasks.chart.drawing.flow import FlowDrawing
 from vlmpipe.tasks.chart.flow_synthetic import random_flow
 from vlmpipe.tasks.chart.model import AxisChart, Flowchart, PieChart
@@ -155,6 +157,16 @@ def test_nodes_stand_apart_and_no_arrow_runs_through_one(seed: int, difficulty: 
                 round(min(y1, y2)) + 2 : round(max(y1, y2)) - 1 if y1 != y2 else round(y1) + 3,
             ]
             assert not run.any()
+
+
+def test_print_shrinks_until_the_picture_fits_but_stays_legible() -> None:
+    chart = AxisChart("bar", ("electricity", "hydropower", "geothermal"), (1.0, 2.0, 3.0))
+    style = random_style(random.Random(0), chart.texts, 2, 0.1)
+    style = dataclasses.replace(style, face="sans-bold", size=26)
+    drawing = drawing_of(chart, style)
+    assert drawing.size[0] <= style.limit[0] < AxisDrawing(chart, style).size[0]
+    narrow = dataclasses.replace(style, limit=(112, 112))
+    assert drawing_of(chart, narrow).style.size == 15
 
 
 def test_a_style_has_only_faces_that_can_print_the_texts() -> None:

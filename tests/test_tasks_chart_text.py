@@ -116,6 +116,11 @@ def test_white_space_and_other_spellings_of_the_same_chart_are_read() -> None:
         'flowchart TD\nA["x"] -> B',
         'flowchart TD\nend["x"]',
         "flowchart TD\n" + "A-->B\n" * MAX_CHARACTERS,
+        "```mermaid\npie",
+        "```" + "\n" * 19_000 + "x```",
+        "flowchart TD\nA -->|" + " " * 19_000 + "(",
+        "flowchart TD\nA -- " + "a " * 9_000 + "(",
+        "xychart-beta\nx-axis" + " " * 19_000 + "[",
     ],
 )
 def test_what_is_no_chart_is_refused_and_scores_nothing(text: str) -> None:

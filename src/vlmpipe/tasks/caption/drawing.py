@@ -76,9 +76,10 @@ def _at(centre: Point, distance: float, angle: float) -> Point:
 
 
 def _draw_structure(scene: RingScene, style: Style) -> Image.Image:
-    around = BOND * 1.3 + max(
-        (style.print.measure(group)[0] for ring in scene.rings for group in ring.groups), default=0
-    )
+    groups = [group for ring in scene.rings for group in ring.groups]
+    widest = max((style.print.measure(group)[0] for group in groups), default=0)
+    # A group's middle is at most so far beside the ring.
+    around = MARGIN + BOND / 2 + style.size * 0.5 + widest / 2
     pitch = 2 * RADIUS + BOND
     width = 2 * (around + RADIUS) + pitch * (len(scene.rings) - 1)
     height = 2 * (RADIUS + BOND + style.print.line_height + MARGIN)

@@ -79,7 +79,8 @@ def facts_in(text: str) -> Counter[Hashable]:
     `막대 3개`) or to the label before it (`"south" (40)`), a label to the word before it
     (`circle "A"`, `the largest is "south"`) and to one that leads to it.
     """
-    whole = unicodedata.normalize("NFC", text[:MAX_CHARACTERS])
+    # Single spaces: what is looked for between tokens is found in linear time.
+    whole = " ".join(unicodedata.normalize("NFC", text[:MAX_CHARACTERS]).split())
     tokens = list(_tokens(whole))
     facts: Counter[Hashable] = Counter(dict.fromkeys(_kinds(tokens), 1))
     facts.update(("label", each.meaning) for each in tokens if each.kind == "label")

@@ -17,7 +17,6 @@ BARE = r"[A-Za-z0-9]+"
 
 TEXT = rf"(?:{QUOTED}|{BARE})"
 NUMBER = r"[+-]?\d{1,15}(?:\.\d{1,15})?"
-FENCE = re.compile(r"\s*```(?:mermaid)?[ \t]*\n(.*?)\n?\s*```\s*", re.DOTALL)
 
 HEAD = re.compile(r"xychart(?:-beta)?")
 TITLE = re.compile(rf"title\s+({TEXT})")
@@ -43,12 +42,19 @@ def parse_chart(text: str) -> Chart:
     """
     if len(text) > MAX_CHARACTERS:
         raise ChartError(f"the text has more than {MAX_CHARACTERS} characters")
-    fenced = FENCE.fullmatch(text)
-    body = unicodedata.normalize("NFC", fenced[1] if fenced else text)
-    lines = [line.strip() for line in body.splitlines() if line.strip()]
+    body = unicodedata.normalize("NFC", _unfenced(text.strip()))
+    # Single spaces: patterns that may begin or end with white space stay linear.
+    lines = [" ".join(line.split()) for line in body.splitlines() if line.strip()]
     if not lines:
         raise ChartError("the text is empty")
     return _chart(lines[0], lines[1:])
+
+
+def _unfenced(text: str) -> str:
+    if not (text.startswith("```") and text.endswith("```") and "\n" in text):
+        return text
+    first, rest = text.split("\n", 1)
+    return rest.removesuffix("```") if first.strip() in ("```", "```mermaid") else text
 
 
 def _chart(head: str, lines: list[str]) -> Chart:

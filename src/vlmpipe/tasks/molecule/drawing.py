@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vlmpipe.drawing.fonts import faces, faces_for
-from vlmpipe.tasks.molecule.layout import laid_out
+from vlmpipe.tasks.molecule.layout import BOND_LENGTH, laid_out
 from vlmpipe.tasks.molecule.synthetic import EASY_UP_TO
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ EASY_SIZE, HARD_SIZE = (336, 252), (900, 680)
 
 LABELS = "ABCDEFGHIKLMNOPRSTUabcdefghiklmnoprstu0123456789+-"
 """What atoms and abbreviated groups are labelled with."""
-
-_BOND_PER_SCALE = 1.5
-"""Pixels of a bond for each unit of RDKit's `scalingFactor`."""
 
 _WHITE = 255
 _BLACK_BELOW = 150
@@ -91,7 +88,7 @@ def draw_molecule(molecule: Mol, style: Style) -> Image.Image:
     """The formula as an RGB image: no side under 112 pixels, none over `style.largest`, a blank
     margin of at least `style.margin` on every side.
     """
-    placed = _prepared(molecule, style)
+    placed = laid_out(_condensed(molecule) if style.abbreviated else molecule)
     ink = _ink(placed, style)
     for _ in range(_TRIES):
         excess = _excess(ink, style)
@@ -117,16 +114,6 @@ def _largest(difficulty: float) -> tuple[int, int]:
         round(easy + part * (hard - easy)) for easy, hard in zip(EASY_SIZE, HARD_SIZE, strict=True)
     )
     return width, height
-
-
-def _prepared(molecule: Mol, style: Style) -> Mol:
-    """With coordinates, wedges and written double bonds."""
-    from rdkit.Chem import rdDepictor
-    from rdkit.Chem.Draw.rdMolDraw2D import PrepareMolForDrawing
-
-    placed = laid_out(_condensed(molecule) if style.abbreviated else molecule)
-    rdDepictor.StraightenDepiction(placed)
-    return PrepareMolForDrawing(placed, kekulize=True)
 
 
 def _condensed(molecule: Mol) -> Mol:
@@ -162,7 +149,7 @@ def _set_options(drawer: MolDraw2DCairo, style: Style) -> None:
     wanted = {
         "fontFile": str(faces()[style.face].path),
         "fixedFontSize": round(style.font_size),
-        "scalingFactor": style.bond_length / _BOND_PER_SCALE,
+        "scalingFactor": style.bond_length / BOND_LENGTH,
         "bondLineWidth": style.line_width,
         "scaleBondWidth": False,
         "multipleBondOffset": style.double_bond_gap,

@@ -31,7 +31,7 @@ def svg(molecule: Mol) -> str:
 
 
 def _drawn(molecule: Mol) -> bytes:
-    from rdkit.Chem.Draw.rdMolDraw2D import MolDraw2DSVG, PrepareMolForDrawing
+    from rdkit.Chem.Draw.rdMolDraw2D import MolDraw2DSVG
     from rdkit.rdBase import BlockLogs
 
     drawer = MolDraw2DSVG(WIDTH, HEIGHT)
@@ -39,7 +39,7 @@ def _drawn(molecule: Mol) -> bytes:
     for name in ("prepareMolsBeforeDrawing", "includeMetadata"):
         setattr(options, name, False)
     with BlockLogs():
-        drawer.DrawMolecule(PrepareMolForDrawing(laid_out(molecule)))
+        drawer.DrawMolecule(laid_out(molecule))
     drawer.FinishDrawing()
     return drawer.GetDrawingText().encode()
 

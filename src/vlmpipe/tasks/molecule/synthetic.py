@@ -20,6 +20,9 @@ EASY_ATOMS = 8
 KNOWN_SHARE = 0.2
 """Of the molecules that are well-known ones, where any is about as hard as asked."""
 
+ENOUGH = 30
+"""Known molecules about as hard as asked; where there are fewer they come up less often."""
+
 NEAR = 0.03
 """Known molecules whose difficulty is this near are about as hard as asked."""
 
@@ -30,7 +33,7 @@ def random_molecule(rng: random.Random, level: float) -> Mol:
     Every double bond that can have a configuration is given one, as a drawing always shows one.
     """
     known = [each.molecule for each in known_molecules() if _may_stand_for(each, level)]
-    if known and rng.random() < KNOWN_SHARE:
+    if rng.random() < KNOWN_SHARE * min(1.0, len(known) / ENOUGH):
         return rng.choice(known)
     plan, centres = _plan(rng, level)
     molecule = _read_again(assemble(rng, plan))

@@ -10,7 +10,7 @@ from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.tasks.base import LANGUAGES, Language
 from vlmpipe.tasks.molecule.difficulty import difficulty
 from vlmpipe.tasks.molecule.drawing import draw_molecule, random_style
-from vlmpipe.tasks.molecule.layout import is_legible
+from vlmpipe.tasks.molecule.layout import is_legible, laid_out
 from vlmpipe.tasks.molecule.metrics import molecule_metrics
 from vlmpipe.tasks.molecule.notation import read_molecule, smiles_of
 from vlmpipe.tasks.molecule.svg import svg
@@ -97,7 +97,9 @@ class MoleculeTask:
 
         def miss(molecule: Mol) -> float:
             measured = self.difficulty(smiles_of(molecule))
-            return max(low - measured, measured - high, 0.0) + float(not is_legible(molecule))
+            return max(low - measured, measured - high, 0.0) + float(
+                not is_legible(laid_out(molecule))
+            )
 
         def drawn_by_lot() -> Mol:
             # Towards the upper end: there are few small molecules, and countless large ones.

@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 VLMPIPE := $(BIN)/vlmpipe
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check clean \
+.PHONY: help setup demo test test-fast check clean bench-curriculum \
 	stage-check stage-setup train validate merge convert deploy
 
 help: ## list the targets
@@ -32,6 +32,9 @@ test: setup ## all tests
 
 test-fast: setup ## tests that take a few seconds at most
 	$(BIN)/pytest -m "not slow" $(ARGS)
+
+bench-curriculum: setup ## what curriculum and loss mask are worth: 9 trainings, about an hour
+	$(BIN)/python benchmarks/curriculum.py $(ARGS)
 
 check: setup ## lint, format, layers, types
 	$(BIN)/ruff check .

@@ -22,12 +22,10 @@ ACROSS, DOWN = 4, 2
 """Slots of an image token: 7 pixels wide, so that a slot holds one letter, and 14 high."""
 
 SLOTS = ACROSS * DOWN
-INSTRUCTIONS = (
-    "Read the text in the image.",
-    "Read the text.",
-    "What is written here?",
-    "Read every line.",
-)
+INSTRUCTIONS = ("Read the text in the image.", "Read.", "Read the text.", "What is written here?")
+SHORTEST = "Read."
+"""Asked for most often: tokens of a request teach nothing."""
+
 SEPARATED = 'Read the text. Write "{cell}" between cells and "{line}" between lines.'
 
 
@@ -45,7 +43,7 @@ class Level:
     """Image tokens in a batch, about."""
 
     separated: float = 0.0
-    """Share of pages whose separators are asked for."""
+    """Share of batches whose separators are asked for."""
 
     full: float = 0.0
     """Share of pages that are filled from edge to edge."""
@@ -82,13 +80,19 @@ def draw_pages(level: Level, seed: str) -> tuple[tuple[int, int], list[Page]]:
     columns, rows = rng.choice(level.sizes)
     count = max(8, level.image_tokens // (columns * rows))
     most = max(6, min(level.most, columns * rows * 3))
-    pages = [
-        full_page(rng, columns, rows)
-        if rng.random() < level.full
-        else random_page(rng, columns, rows, most)
-        for _ in range(count)
-    ]
-    return (columns, rows), pages
+    if level.full:
+        return (columns, rows), [_naming_page(rng, level, columns, rows) for _ in range(count)]
+    # Twice as many as are used: pages of about the same length need little padding.
+    drawn = [random_page(rng, columns, rows, most) for _ in range(2 * count)]
+    drawn.sort(key=lambda page: len(page.text))
+    start = rng.randint(0, count)
+    return (columns, rows), drawn[start : start + count]
+
+
+def _naming_page(rng: random.Random, level: Level, columns: int, rows: int) -> Page:
+    if rng.random() < level.full:
+        return full_page(rng, columns, rows)
+    return random_page(rng, columns, rows, columns * rows * 3)
 
 
 def tower_batch(level: Level, seed: str) -> Batch:
@@ -108,8 +112,11 @@ def reading_batch(level: Level, seed: str, tokenizer: Any) -> Batch:
     rng = random.Random(f"{seed}:requests")
     tokens = batch.slots.shape[0] // len(batch.pages)
     columns = int(batch.grid_thw[0, 2]) // 2
-    rows = [_row(page, rng, level, tokenizer, tokens, columns) for page in batch.pages]
-    length = max(len(ids) for ids, _, _ in rows)
+    # All or none: a request for separators is long, and mixed lengths are padding.
+    separated = rng.random() < level.separated
+    rows = [_row(page, rng, separated, tokenizer, tokens, columns) for page in batch.pages]
+    # The longest are cut short rather than all others padded.
+    length = sorted(len(ids) for ids, _, _ in rows)[len(rows) * 9 // 10]
     pad = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     return Batch(
         pixels=batch.pixels,
@@ -159,12 +166,12 @@ def _place(glyph: Glyph, columns: int, rows: int) -> tuple[int, int]:
 
 
 def _row(
-    page: Page, rng: random.Random, level: Level, tokenizer: Any, image_tokens: int, columns: int
+    page: Page, rng: random.Random, separated: bool, tokenizer: Any, image_tokens: int, columns: int
 ) -> tuple[list[int], list[int], list[int]]:
     """Token ids, labels and places of one page."""
-    request = rng.choice(INSTRUCTIONS)
+    request = SHORTEST if rng.random() < 0.6 else rng.choice(INSTRUCTIONS)
     text, glyphs = page.text, list(page.glyphs)
-    if rng.random() < level.separated:
+    if separated:
         cell, line = random_mark(rng, tokenizer), random_mark(rng, tokenizer)
         request = SEPARATED.format(cell=cell, line=line)
         text, glyphs = with_marks(text, glyphs, {CELL: cell, LINE: line})
@@ -228,4 +235,4 @@ def with_marks(
 
 
 def _padded(rows: Sequence[Sequence[int]], length: int, value: int) -> torch.Tensor:
-    return torch.tensor([[*row, *([value] * (length - len(row)))] for row in rows])
+    return torch.tensor([[*row[:length], *([value] * (length - len(row)))] for row in rows])

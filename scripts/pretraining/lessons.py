@@ -39,10 +39,10 @@ class Lesson:
 LESSONS = (
     Lesson("glance", 500, Level((*SMALL, *MIDDLE), 200, 1400), 1.5e-3, reads=False),
     Lesson("tower", 1400, Level((*STRIPS, *SMALL), 200, 700, full=0.85), 1.5e-3, reads=False),
-    Lesson("strips", 900, Level(STRIPS, 30, 700, separated=0.1), 1e-3),
-    Lesson("small", 1500, Level((*STRIPS, *SMALL), 48, 900, separated=0.3), 1e-3),
-    Lesson("middle", 2600, Level((*SMALL, *MIDDLE), 110, 1100, separated=0.4), 1e-3),
-    Lesson("large", 900, Level((*SMALL, *MIDDLE, *LARGE), 180, 1300, separated=0.4), 8e-4),
+    Lesson("strips", 400, Level(STRIPS, 30, 700, separated=0.1), 1e-3),
+    Lesson("small", 700, Level((*STRIPS, *SMALL), 48, 900, separated=0.3), 1e-3),
+    Lesson("middle", 1250, Level((*SMALL, *MIDDLE), 110, 1100, separated=0.4), 1e-3),
+    Lesson("large", 350, Level((*SMALL, *MIDDLE, *LARGE), 180, 1300, separated=0.4), 8e-4),
 )
 WARMUP = 150
 

@@ -216,13 +216,18 @@ def _frame(
 
 
 def _fitting(rng: random.Random, look: Look, width: float, korean: bool) -> str:
-    """A text that fits into the width, mostly the longest of some; a digit where nothing fits."""
+    """A text that fits into the width, or as many as do; a digit where nothing fits."""
     face, letters = font(look.face, look.size), faces()[look.face]
     drawn = [cell_text(rng, korean) for _ in range(5)]
     fitting = [t for t in drawn if not letters.lacks(t) and face.getlength(t) <= width]
     if not fitting:
         return str(rng.randint(0, 9))
-    return max(fitting[:3], key=len) if rng.random() < 0.6 else fitting[0]
+    if rng.random() < 0.5:
+        return fitting[0]
+    whole = " ".join(fitting)
+    while face.getlength(whole) > width:
+        whole = whole.rpartition(" ")[0]
+    return whole or fitting[0]
 
 
 def _write(

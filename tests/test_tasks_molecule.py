@@ -24,7 +24,7 @@ from vlmpipe.tasks.molecule.drawing import draw_molecule, random_style
 from vlmpipe.tasks.molecule.known import known_molecules
 from vlmpipe.tasks.molecule.layout import is_legible, laid_out
 from vlmpipe.tasks.molecule.notation import inchi_of, read_molecule, smiles_of
-from vlmpipe.tasks.molecule.synthetic import is_easy
+from vlmpipe.tasks.molecule.synthetic import is_easy, random_molecule
 
 MOLECULE = TASKS["molecule"]
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
@@ -158,6 +158,20 @@ def test_a_target_is_canonical_and_matches_itself(index: int, level: tuple[float
     target = MOLECULE.generate(index, 1, level).reference
     assert MOLECULE.canonical(target) == target
     assert {MOLECULE.measure(target, target)[name] for name in CHEMISTRY} == {1.0}
+
+
+def test_every_double_bond_that_a_drawing_gives_a_side_has_one_in_the_target() -> None:
+    marked = 0
+    assembled = (random_molecule(random.Random(seed), 0.5) for seed in range(60))
+    for each in [*assembled, *(known.molecule for known in known_molecules())]:
+        for found in Chem.FindPotentialStereo(each):
+            bond = each.GetBondWithIdx(found.centeredOn)
+            ends = (bond.GetBeginAtom(), bond.GetEndAtom())
+            # At =NH there is a label, and no line to one side.
+            if found.type == Chem.StereoType.Bond_Double and all(e.GetDegree() > 1 for e in ends):
+                assert found.specified == Chem.StereoSpecified.Specified
+                marked += 1
+    assert marked > 20
 
 
 @few

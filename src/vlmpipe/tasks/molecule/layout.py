@@ -71,6 +71,7 @@ def _layouts(molecule: Mol) -> Iterator[Mol]:
 
     own, other = Chem.Mol(molecule), Chem.Mol(molecule)
     rdDepictor.Compute2DCoords(own, useRingTemplates=True)
+    rdDepictor.StraightenDepiction(own)
     yield PrepareMolForDrawing(own)
     if molecule.GetNumAtoms() > MAX_CHOICE:
         return

@@ -71,7 +71,7 @@ def run(name: str, seed: int, folder: Path, *settings: str) -> Trained:
 
 def _training_rows(run_folder: Path) -> list[dict[str, Any]]:
     """What training wrote at each step, newest version."""
-    path = max(run_folder.glob("train/v*/metrics.jsonl"))
+    path = max(run_folder.glob("*_train/v*/metrics.jsonl"))
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 

@@ -101,7 +101,7 @@ def random_page(rng: random.Random, columns: int, rows: int, most: int) -> Page:
 
 
 def _draw(rng: random.Random, size: tuple[int, int], most: int) -> Page:
-    korean = rng.random() < 0.1
+    korean = rng.random() < 0.06
     look = _look(rng, korean, size[1])
     page = Page(Image.new("RGB", size, look.paper))
     pen = ImageDraw.Draw(page.image)
@@ -118,7 +118,7 @@ def _draw(rng: random.Random, size: tuple[int, int], most: int) -> Page:
 
 
 def _look(rng: random.Random, korean: bool, height: int) -> Look:
-    style = "hand" if rng.random() < 0.08 else "print"
+    style = "hand" if rng.random() < 0.05 else "print"
     fitting = [f.name for f in faces().values() if f.style == style and (f.korean or not korean)]
     dark = rng.randint(0, 90)
     ink = (dark, dark, dark) if rng.random() < 0.8 else tuple(rng.randint(0, 120) for _ in "rgb")

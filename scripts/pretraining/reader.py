@@ -20,7 +20,7 @@ from pretraining.tower import without_loops
 EMPTY_WEIGHT = 0.15
 """Of a slot without a character, in the loss: nine in ten are empty."""
 
-WHERE_WEIGHT, SLOTS_WEIGHT = 0.3, 0.3
+WHERE_WEIGHT, SLOTS_WEIGHT = 0.4, 1.0
 """Of the two heads' losses beside the reading's own."""
 
 MAX_IMAGE_TOKENS = 512

@@ -6,9 +6,10 @@ Mermaid, SMILES or JSON, but their signs occur in random strings, so that each c
 
 from __future__ import annotations
 
+import json
 import random
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.resources import files
 
@@ -24,11 +25,32 @@ UNITS = ("%", "mg", "kg", "g", "mL", "cm", "mm", "km", "h", "s", "Â°C", "$", "â‚
 MOST_CHARACTERS = 24
 
 
+VOCABULARIES = (
+    "tasks/data/table_headings.json",
+    "tasks/data/chart_terms.json",
+    "tasks/document/words/en.json",
+)
+
+
 @cache
 def words() -> list[str]:
-    """The English words of the tasks."""
-    text = (files("vlmpipe.tasks") / "data" / "words.txt").read_text(encoding="utf-8")
-    return text.split()
+    """The English words of the tasks, those of `words.txt` ten times as often as the others."""
+    package = files("vlmpipe")
+    common = package.joinpath("tasks/data/words.txt").read_text(encoding="utf-8").split()
+    others: set[str] = set()
+    for name in VOCABULARIES:
+        tree = json.loads(package.joinpath(name).read_text(encoding="utf-8"))
+        others.update(_words_in(tree.get("en", tree)))
+    return common * 10 + sorted(others)
+
+
+def _words_in(tree: object) -> Iterator[str]:
+    """Every word of plain letters in a tree of lists and maps."""
+    if isinstance(tree, str):
+        yield from (each for each in tree.split() if each.isascii() and each.isalpha())
+    elif isinstance(tree, dict | list):
+        for each in tree.values() if isinstance(tree, dict) else tree:
+            yield from _words_in(each)
 
 
 @cache
@@ -43,7 +65,7 @@ def cell_text(rng: random.Random, korean: bool) -> str:
     if korean and rng.random() < 0.7:
         return " ".join(rng.choice(KOREAN) for _ in range(rng.choice((1, 1, 2))))
     kind = rng.choices(
-        (_number, _word, _phrase, _letters, _code, _signs), (0.36, 0.22, 0.08, 0.16, 0.1, 0.08)
+        (_number, _word, _phrase, _letters, _code, _signs), (0.42, 0.3, 0.1, 0.07, 0.08, 0.03)
     )[0]
     return kind(rng)
 
@@ -93,12 +115,12 @@ def _number(rng: random.Random) -> str:
     return "-" + digits if rng.random() < 0.04 else digits
 
 
-_FALLING = (14, 20, 20, 16, 10, 8, 5, 4, 3)
+_FALLING = (20, 28, 22, 14, 7, 4, 2, 2, 1)
 
 
 def _word(rng: random.Random) -> str:
     word = rng.choice(words())
-    return rng.choices((word, word.capitalize(), word.upper()), (0.55, 0.35, 0.1))[0]
+    return rng.choices((word, word.capitalize(), word.upper()), (0.6, 0.36, 0.04))[0]
 
 
 def _phrase(rng: random.Random) -> str:

@@ -20,8 +20,8 @@ TASKS: dict[str, Task] = {
     for task in (
         TableTask(),
         ChartTask(),
-        CaptionTask(),
         MoleculeTask(),
+        CaptionTask(),
         DocumentTask(),
         QuestionTask(),
     )

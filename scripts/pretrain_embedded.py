@@ -22,6 +22,7 @@ from pretraining.lessons import SEED, Course
 from pretraining.publication import publish
 from pretraining.reader import Reader
 from pretraining.texts import KOREAN
+from pretraining.tower import fused
 
 PACKAGE_DATA = Path(__file__).parent.parent / "src/vlmpipe/models/data"
 
@@ -54,7 +55,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     tokenizer = embedded_tokenizer(arguments.out / "tokenizer")
-    course = Course(new_reader(), tokenizer, arguments.out)
+    reader = new_reader()
+    fused(reader.model)
+    course = Course(reader, tokenizer, arguments.out)
     course.run(lambda line: print(line, flush=True))
     model = course.reader.model.eval()
     marks = {name: examine(model, tokenizer, level, name) for name, level in LEVELS.items()}

@@ -40,9 +40,10 @@ LESSONS = (
     Lesson("tower", 1400, Level((*STRIPS, *SMALL), 200, 700, full=0.85), 1.5e-3, reads=False),
     Lesson("strips", 400, Level(STRIPS, 30, 700, separated=0.1), 1e-3),
     Lesson("small", 250, Level((*STRIPS, *SMALL), 48, 900, separated=0.3), 1e-3),
-    Lesson("lines", 450, Level((*STRIPS, (4, 3), (6, 3)), 36, 700), 1e-3),
+    Lesson("lines", 200, Level((*STRIPS, (4, 3), (6, 3)), 36, 700), 1e-3),
     Lesson("middle", 600, Level((*SMALL, *MIDDLE), 110, 900, separated=0.12), 1e-3),
-    Lesson("last", 450, Level((*SMALL, *MIDDLE), 130, 900, separated=0.2), 1e-3),
+    Lesson("pages", 900, Level((*SMALL, *MIDDLE), 130, 900, separated=0.15), 1e-3),
+    Lesson("last", 500, Level((*SMALL, *MIDDLE), 130, 900, separated=0.15), 1e-3),
 )
 WARMUP = 150
 
@@ -160,7 +161,7 @@ def _rate(lesson: Lesson, step: int) -> float:
     return lesson.rate * warm * max(0.05, min(1.0, left))
 
 
-_NEW = ("glance", "tower", "strips", "small")
+_NEW = ("glance", "tower", "strips", "small", "lines")
 """Lessons that begin with a rising rate: they ask for what was not asked before."""
 
 _FALLING = {"tower": 0.2, LESSONS[-1].name: 1.0}

@@ -1,7 +1,7 @@
-"""The vision tower without its Python loops: chunks of equal length attend in one call.
+"""The same model, faster on a CPU: the tower without Python loops, small operations fused.
 
-transformers calls attention once for each image and window, 27 times slower than once for all on a
-CPU when windows are this small. The result is the same; `tests/test_pretraining.py` compares them.
+transformers calls attention once for each image and window; here chunks of equal length attend in
+one call. The result is the same; `tests/test_pretraining.py` compares them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,18 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import linear
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
+
+FUSED = ("RMSNorm", "MLP", "PatchMerger")
+"""Ends of the names of modules that are compiled, each by itself: images of any size fit them."""
+
+
+def fused(model: Any) -> None:
+    """Compile norms and feed-forward layers; takes a minute at the first step."""
+    for module in model.modules():
+        if type(module).__name__.endswith(FUSED):
+            module.forward = torch.compile(module.forward, dynamic=True)
 
 
 def without_loops(visual: Any) -> None:
@@ -45,9 +55,17 @@ class _Attention:
         mixed = torch.empty_like(value)
         for places in _chunks(tuple(cu_seqlens.tolist())):
             parts = (each[places].transpose(1, 2) for each in (query, key, value))
-            attended = scaled_dot_product_attention(*parts, scale=module.scaling)
+            attended = _attended(*parts, module.scaling)
             mixed = mixed.index_put((places,), attended.transpose(1, 2))
         return module.proj(mixed.reshape(tokens, -1))
+
+
+def _attended(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Attention written out: for chunks this short, faster than the fused kernel."""
+    weights = (query * scale @ key.transpose(-1, -2)).float().softmax(-1)
+    return weights.to(value.dtype) @ value
 
 
 @lru_cache(maxsize=512)

@@ -59,7 +59,7 @@ def test_ink_stands_where_a_character_is_said_to_be():
 def test_a_batch_is_the_same_whenever_it_is_asked_for(tokenizer):
     from pretraining.batches import Level, reading_batch
 
-    level = Level(((4, 2), (6, 3)), 40, 96, separated=0.5)
+    level = Level(((4, 2), (6, 3)), 40, 96)
     first, again = (reading_batch(level, "seed:7", tokenizer) for _ in range(2))
     assert torch.equal(first.pixels, again.pixels)
     assert torch.equal(first.input_ids, again.input_ids)
@@ -113,16 +113,6 @@ def test_answers_point_at_the_image_token_where_they_begin(tokenizer):
     places = batch.where[0][answered]
     token = int(places[places != IGNORED][0])
     assert (token % columns, token // columns) == (int(first.x // 28), int(first.y // 28))
-
-
-def test_separators_are_replaced_and_places_kept():
-    from pretraining.batches import with_marks
-    from pretraining.pages import CELL, LINE, Glyph
-
-    a, b = Glyph("a", 1, 2), Glyph("b", 3, 4)
-    text, places = with_marks(f"a{CELL}b{LINE}", [a, None, b, None], {CELL: "; ", LINE: "//"})
-    assert text == "a; b//"
-    assert places == [a, None, None, b, None, None]
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pretraining.pages import CELL, LINE, PATCH, Glyph, Page, full_page, random_page
+from pretraining.pages import PATCH, Glyph, Page, full_page, random_page
 from pretraining.texts import alphabet
 from vlmpipe.encoding.chat import END_OF_TURN, IMAGE_PAD, render
 from vlmpipe.encoding.conversation import Message
@@ -26,8 +26,6 @@ INSTRUCTIONS = ("Read the text in the image.", "Read.", "Read the text.", "What 
 SHORTEST = "Read."
 """Asked for most often: tokens of a request teach nothing."""
 
-SEPARATED = 'Read the text. Write "{cell}" between cells and "{line}" between lines.'
-
 
 @dataclass(frozen=True)
 class Level:
@@ -41,9 +39,6 @@ class Level:
 
     image_tokens: int
     """Image tokens in a batch, about."""
-
-    separated: float = 0.0
-    """Share of batches whose separators are asked for."""
 
     full: float = 0.0
     """Share of pages that are filled from edge to edge."""
@@ -112,9 +107,7 @@ def reading_batch(level: Level, seed: str, tokenizer: Any) -> Batch:
     rng = random.Random(f"{seed}:requests")
     tokens = batch.slots.shape[0] // len(batch.pages)
     columns = int(batch.grid_thw[0, 2]) // 2
-    # All or none: a request for separators is long, and mixed lengths are padding.
-    separated = rng.random() < level.separated
-    rows = [_row(page, rng, separated, tokenizer, tokens, columns) for page in batch.pages]
+    rows = [_row(page, rng, tokenizer, tokens, columns) for page in batch.pages]
     # The longest are cut short rather than all others padded.
     length = sorted(len(ids) for ids, _, _ in rows)[len(rows) * 9 // 10]
     pad = tokenizer.convert_tokens_to_ids("<|endoftext|>")
@@ -166,17 +159,12 @@ def _place(glyph: Glyph, columns: int, rows: int) -> tuple[int, int]:
 
 
 def _row(
-    page: Page, rng: random.Random, separated: bool, tokenizer: Any, image_tokens: int, columns: int
+    page: Page, rng: random.Random, tokenizer: Any, image_tokens: int, columns: int
 ) -> tuple[list[int], list[int], list[int]]:
     """Token ids, labels and places of one page."""
     request = SHORTEST if rng.random() < 0.6 else rng.choice(INSTRUCTIONS)
-    text, glyphs = page.text, list(page.glyphs)
-    if separated:
-        cell, line = random_mark(rng, tokenizer), random_mark(rng, tokenizer)
-        request = SEPARATED.format(cell=cell, line=line)
-        text, glyphs = with_marks(text, glyphs, {CELL: cell, LINE: line})
     prompt = prompt_ids(tokenizer, request, image_tokens)
-    answer, where = _answer(tokenizer, text, glyphs, columns)
+    answer, where = _answer(tokenizer, page, columns)
     return (
         prompt + answer,
         [IGNORED] * len(prompt) + answer,
@@ -199,39 +187,14 @@ def prompt_ids(tokenizer: Any, request: str, image_tokens: int) -> list[int]:
     ]
 
 
-def _answer(
-    tokenizer: Any, text: str, glyphs: Sequence[Glyph | None], columns: int
-) -> tuple[list[int], list[int]]:
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+def _answer(tokenizer: Any, page: Page, columns: int) -> tuple[list[int], list[int]]:
+    encoded = tokenizer(page.text, add_special_tokens=False, return_offsets_mapping=True)
     where = []
     for start, end in encoded["offset_mapping"]:
-        seen = [glyph for glyph in glyphs[start : max(end, start + 1)] if glyph]
+        seen = [glyph for glyph in page.glyphs[start : max(end, start + 1)] if glyph]
         where.append(_place(seen[0], columns, 10_000)[0] if seen else IGNORED)
     end_of_turn = tokenizer.convert_tokens_to_ids(END_OF_TURN)
     return [*encoded["input_ids"], end_of_turn], [*where, IGNORED]
-
-
-def random_mark(rng: random.Random, tokenizer: Any) -> str:
-    """One to four entries of the vocabulary in a row: any separator a format may have."""
-    marks = []
-    wanted = rng.choice((1, 1, 2, 3, 4))
-    while len(marks) < wanted:
-        mark = tokenizer.decode([rng.randrange(len(tokenizer))], skip_special_tokens=True)
-        if mark.isprintable() and mark.isascii() and mark and '"' not in mark:
-            marks.append(mark)
-    return "".join(marks)
-
-
-def with_marks(
-    text: str, glyphs: Sequence[Glyph | None], marks: dict[str, str]
-) -> tuple[str, list[Glyph | None]]:
-    """The reading with its separators replaced."""
-    pieces, places = [], []
-    for character, glyph in zip(text, glyphs, strict=True):
-        piece = marks.get(character, character)
-        pieces.append(piece)
-        places += [glyph] + [None] * (len(piece) - 1)
-    return "".join(pieces), places
 
 
 def _padded(rows: Sequence[Sequence[int]], length: int, value: int) -> torch.Tensor:

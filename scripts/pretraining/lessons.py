@@ -38,12 +38,12 @@ class Lesson:
 LESSONS = (
     Lesson("glance", 500, Level((*SMALL, *MIDDLE), 200, 1400), 1.5e-3, reads=False),
     Lesson("tower", 1400, Level((*STRIPS, *SMALL), 200, 700, full=0.85), 1.5e-3, reads=False),
-    Lesson("strips", 400, Level(STRIPS, 30, 700, separated=0.1), 1e-3),
-    Lesson("small", 250, Level((*STRIPS, *SMALL), 48, 900, separated=0.3), 1e-3),
+    Lesson("strips", 400, Level(STRIPS, 30, 700), 1e-3),
+    Lesson("small", 250, Level((*STRIPS, *SMALL), 48, 900), 1e-3),
     Lesson("lines", 650, Level((*STRIPS, (4, 3), (6, 3)), 36, 700), 1e-3),
-    Lesson("middle", 700, Level((*SMALL, *MIDDLE), 110, 900, separated=0.12), 1e-3),
-    Lesson("pages", 900, Level((*SMALL, *MIDDLE), 130, 900, separated=0.15), 1e-3),
-    Lesson("last", 500, Level((*SMALL, *MIDDLE), 130, 900, separated=0.15), 1e-3),
+    Lesson("middle", 700, Level((*SMALL, *MIDDLE), 110, 900), 1e-3),
+    Lesson("pages", 900, Level((*SMALL, *MIDDLE), 130, 900), 1e-3),
+    Lesson("last", 500, Level((*SMALL, *MIDDLE), 130, 900), 1e-3),
 )
 WARMUP = 150
 

@@ -30,7 +30,7 @@ about 14 to 34 pixels to the em. On pages from the generator that it has not see
 
 ## What it cannot do
 It has never seen HTML, Mermaid, SMILES or JSON, nor any picture of a task, and follows no request
-but reading, with separators as asked. It knows no language beyond the words of the generators.
+but reading. It knows no language beyond the words of the generators.
 Handwriting, small print, rotated text and photographs are read badly or not at all. Its answers
 are for trying software, not for work.
 
@@ -44,8 +44,9 @@ of 192, the language model 4 layers of 256, tied to a vocabulary of {vocabulary}
 {lessons}
 
 First the tower alone learns to name the characters in each 7 x 14 pixels under an image token; the
-renderer knows where they are. Then the whole model writes the pages' text, while two heads, dropped
-at the end, keep naming characters and point at the place that is read next.
+renderer knows where they are. Then the whole model writes the pages' text, while heads
+that are dropped at the end keep naming characters, tell each image token's own place, and point at
+the place that is read next.
 """
 
 

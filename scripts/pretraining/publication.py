@@ -56,6 +56,8 @@ def publish(model: Any, marks: dict[str, Marks], folder: Path, hangul: int) -> N
 
     aside, target = folder / "tiny.part", folder / "tiny.safetensors"
     save_model(model.to(torch.bfloat16), str(aside), metadata={"format": "pt"})
+    # The library writes files that only their owner can read.
+    aside.chmod(0o644)
     os.replace(aside, target)
     text = CARD.format(
         millions=sum(p.numel() for p in model.parameters()) / 1e6,

@@ -55,7 +55,9 @@ def _text(layers: int, intermediate: int = 768, **extra: Any) -> dict[str, Any]:
 _MROPE: dict[str, Any] = {"rope_parameters": {"rope_type": "default", "mrope_section": [8, 12, 12]}}
 # Qwen3-VL interleaves its sections, [24, 20, 20] in the real ones. Where the first is not the
 # largest, llama.cpp leaves some frequencies without a position and departs from transformers.
-_INTERLEAVED: dict[str, Any] = {"rope_parameters": {"rope_type": "default", "mrope_section": [12, 10, 10]}}
+_INTERLEAVED: dict[str, Any] = {
+    "rope_parameters": {"rope_type": "default", "mrope_section": [12, 10, 10]}
+}
 _QWEN3: dict[str, Any] = {"head_dim": 64}
 
 

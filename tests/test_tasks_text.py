@@ -94,7 +94,8 @@ def test_every_task_measures_what_it_says(name: str) -> None:
     assert task.name == name == sample.task
     assert right[task.primary_metric] == 1.0
     assert wrong[task.primary_metric] == 0.0
-    assert right.keys() == wrong.keys() == task.measure("<table", sample.reference).keys()
+    # A metric may be missing where a reference has nothing that it measures; none appears anew.
+    assert wrong.keys() <= right.keys() == task.measure("<table", sample.reference).keys()
     assert sample.messages[0].text.endswith(task.instructions["en"])
 
 

@@ -154,12 +154,13 @@ def _load_shipped(model: Any, name: str) -> None:
     Raises:
         ArtifactError: for a file that is not of this model.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_model
 
     path = Path(str(files("vlmpipe.models"))) / "data" / name
     try:
         load_model(model, path)
-    except (OSError, RuntimeError) as exc:
+    except (OSError, RuntimeError, SafetensorError) as exc:
         raise ArtifactError(
             f"the shipped weights {path} are missing or damaged",
             "install the package again: make setup",

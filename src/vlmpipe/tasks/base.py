@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
-from vlmpipe.encoding.conversation import Sample
+from vlmpipe.encoding.conversation import Message, Part, Sample
 
 Language = Literal["en", "ko"]
 """What a document is written in, and asked for in."""
@@ -65,6 +65,22 @@ class Task(Protocol):
         """Metrics of one answer, each 0 to 1 with larger better unless its name is an error rate
         (`cer`).
         """
+
+
+def drawn_sample(
+    task: Task, index: int, seed: int, asked: Part, language: Language, target: str
+) -> Sample:
+    """A generated picture `asked` about in a language, with the answer to learn."""
+    return Sample(
+        id=f"{task.name}-{seed}-{index:06d}",
+        messages=(
+            Message("user", (asked, task.instructions[language])),
+            Message("assistant", (target,)),
+        ),
+        task=task.name,
+        difficulty=task.difficulty(target),
+        origin=f"synthetic {task.name} {index}, seed {seed}",
+    )
 
 
 def mean_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

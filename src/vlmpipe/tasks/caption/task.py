@@ -6,8 +6,8 @@ import html
 import random
 from collections.abc import Mapping, Sequence
 
-from vlmpipe.encoding.conversation import Message, Sample
-from vlmpipe.tasks.base import LANGUAGES, Language
+from vlmpipe.encoding.conversation import Sample
+from vlmpipe.tasks.base import LANGUAGES, Language, drawn_sample
 from vlmpipe.tasks.caption.drawing import draw_scene
 from vlmpipe.tasks.caption.facts import KINDS, fact_f1, facts_in
 from vlmpipe.tasks.caption.scenes import FigureScene, RingScene, Scene, random_scene
@@ -51,16 +51,7 @@ class CaptionTask:
         scene, target = self._described(rng, language, difficulty)
         hardness = self.difficulty(target)
         style = random_style(rng, [target], _parts(scene), hardness)
-        return Sample(
-            id=f"caption-{seed}-{index:06d}",
-            messages=(
-                Message("user", (draw_scene(rng, scene, style), self.instructions[language])),
-                Message("assistant", (target,)),
-            ),
-            task=self.name,
-            difficulty=hardness,
-            origin=f"synthetic caption {index}, seed {seed}",
-        )
+        return drawn_sample(self, index, seed, draw_scene(rng, scene, style), language, target)
 
     def difficulty(self, reference: str) -> float:
         """From its facts and its length: 0 for a sentence of five facts, 1 for sixty facts in a

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from vlmpipe.encoding.conversation import Message, Sample
-from vlmpipe.tasks.base import LANGUAGES, Language
+from vlmpipe.encoding.conversation import Sample
+from vlmpipe.tasks.base import LANGUAGES, Language, drawn_sample
 from vlmpipe.tasks.chart.difficulty import PRINTED_BELOW, chart_difficulty, log_share
 from vlmpipe.tasks.chart.drawing import Subject, draw, random_style
 from vlmpipe.tasks.chart.flow_synthetic import FlowPlan, random_flow
@@ -59,16 +59,7 @@ class ChartTask:
         chart = chart_in(subject)
         hardness = chart_difficulty(chart)
         image = draw(subject, random_style(rng, chart.texts, parts_of(chart), hardness))
-        return Sample(
-            id=f"chart-{seed}-{index:06d}",
-            messages=(
-                Message("user", (image, self.instructions[language])),
-                Message("assistant", (mermaid(chart),)),
-            ),
-            task=self.name,
-            difficulty=hardness,
-            origin=f"synthetic chart {index}, seed {seed}",
-        )
+        return drawn_sample(self, index, seed, image, language, mermaid(chart))
 
     def difficulty(self, reference: str) -> float:
         """From the number of its parts and the length of its texts, see `chart_difficulty`. Text

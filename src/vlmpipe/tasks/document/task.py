@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from vlmpipe.encoding.conversation import Message, Sample
-from vlmpipe.tasks.base import LANGUAGES, Language
+from vlmpipe.encoding.conversation import Sample
+from vlmpipe.tasks.base import LANGUAGES, Language, drawn_sample
 from vlmpipe.tasks.document.claim import Claim, is_strict_claim
 from vlmpipe.tasks.document.composing import compose
 from vlmpipe.tasks.document.painting import paint
@@ -52,16 +52,7 @@ class DocumentTask:
         target = claim.json_line()
         measured = self.difficulty(target)
         image = paint(compose(rng, claim, language, measured))
-        return Sample(
-            id=f"document-{seed}-{index:06d}",
-            messages=(
-                Message("user", (image, self.instructions[language])),
-                Message("assistant", (target,)),
-            ),
-            task=self.name,
-            difficulty=measured,
-            origin=f"synthetic document {index}, seed {seed}",
-        )
+        return drawn_sample(self, index, seed, image, language, target)
 
     def difficulty(self, reference: str) -> float:
         """From fields, characters and items: 0 for two short fields, 1 for a full page."""

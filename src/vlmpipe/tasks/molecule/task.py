@@ -6,8 +6,8 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from vlmpipe.encoding.conversation import Message, Sample
-from vlmpipe.tasks.base import LANGUAGES, Language
+from vlmpipe.encoding.conversation import Sample
+from vlmpipe.tasks.base import LANGUAGES, Language, drawn_sample
 from vlmpipe.tasks.molecule.difficulty import difficulty
 from vlmpipe.tasks.molecule.drawing import draw_molecule, random_style
 from vlmpipe.tasks.molecule.layout import is_legible, laid_out
@@ -57,16 +57,7 @@ class MoleculeTask:
         target = smiles_of(molecule)
         hardness = self.difficulty(target)
         image = draw_molecule(molecule, random_style(rng, hardness))
-        return Sample(
-            id=f"molecule-{seed}-{index:06d}",
-            messages=(
-                Message("user", (image, self.instructions[language])),
-                Message("assistant", (target,)),
-            ),
-            task=self.name,
-            difficulty=hardness,
-            origin=f"synthetic molecule {index}, seed {seed}",
-        )
+        return drawn_sample(self, index, seed, image, language, target)
 
     def difficulty(self, reference: str) -> float:
         """From atoms, rings, configurations, charges and less common elements: 0 for one atom, 1

@@ -6,8 +6,8 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 
-from vlmpipe.encoding.conversation import Message, Sample
-from vlmpipe.tasks.base import LANGUAGES, Language
+from vlmpipe.encoding.conversation import Sample
+from vlmpipe.tasks.base import LANGUAGES, Language, drawn_sample
 from vlmpipe.tasks.html_tables import TableError, TableShape, parse_table, shape_of
 from vlmpipe.tasks.table.drawing import draw_table
 from vlmpipe.tasks.table.form import canonical_html, cell_accuracy
@@ -51,16 +51,7 @@ class TableTask:
         hardness = self.difficulty(target)
         style = random_style(rng, hardness, grid.text(), spans="span=" in target)
         image = draw_table(place_table(grid, style))
-        return Sample(
-            id=f"table-{seed}-{index:06d}",
-            messages=(
-                Message("user", (image, self.instructions[language])),
-                Message("assistant", (target,)),
-            ),
-            task=self.name,
-            difficulty=hardness,
-            origin=f"synthetic table {index}, seed {seed}",
-        )
+        return drawn_sample(self, index, seed, image, language, target)
 
     def difficulty(self, reference: str) -> float:
         """From cells, characters and spans: 0 for four one-digit cells, 1 for two hundred cells

@@ -3,7 +3,8 @@
     python scripts/pretrain_embedded.py --out pretraining
 
 It can be stopped and started again with the same command: it goes on from its last checkpoint.
-The weights and their card are written over those in the package, src/vlmpipe/models/data.
+On a machine with a GPU: `--device cuda --workers 16`. The weights and their card are written over
+those in the package, src/vlmpipe/models/data.
 """
 
 from __future__ import annotations
@@ -52,12 +53,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw pages")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     tokenizer = embedded_tokenizer(arguments.out / "tokenizer")
-    reader = new_reader()
+    reader = new_reader().to(arguments.device)
     fused(reader.model)
-    course = Course(reader, tokenizer, arguments.out)
+    course = Course(reader, tokenizer, arguments.out, arguments.workers)
     course.run(lambda line: print(line, flush=True))
     model = course.reader.model.eval()
     marks = {name: examine(model, tokenizer, level, name) for name, level in LEVELS.items()}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from pretraining.pages import PATCH, Glyph, Page, full_page, random_page
+from pretraining.pages import PATCH, Glyph, Page, full_page, random_page, sketch_page
+from pretraining.sketches import Stroke
 from pretraining.texts import alphabet
 from vlmpipe.encoding.chat import END_OF_TURN, IMAGE_PAD, render
 from vlmpipe.encoding.conversation import Message
@@ -43,6 +44,9 @@ class Level:
     full: float = 0.0
     """Share of pages that are filled from edge to edge."""
 
+    sketches: float = 0.0
+    """Share of pages that are line drawings; only beside `full`."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -57,6 +61,10 @@ class Batch:
     slots: torch.Tensor
     """[B × N, SLOTS]: class of the character in each slot, 0 for none."""
 
+    strokes: torch.Tensor
+    """[B × N, SLOTS]: class of the stroke in each slot, 0 for none; -100 on pages without a
+    drawing, whose rules are not labelled."""
+
     input_ids: torch.Tensor | None = None
     """[B, T]"""
 
@@ -67,6 +75,15 @@ class Batch:
     """[B, T]: image token (row-major) on which the token at t begins, or -100."""
 
     pages: tuple[Page, ...] = ()
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        there = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, torch.Tensor)
+        }
+        return replace(self, **there)
 
 
 def draw_pages(level: Level, seed: str) -> tuple[tuple[int, int], list[Page]]:
@@ -85,8 +102,11 @@ def draw_pages(level: Level, seed: str) -> tuple[tuple[int, int], list[Page]]:
 
 
 def _naming_page(rng: random.Random, level: Level, columns: int, rows: int) -> Page:
-    if rng.random() < level.full:
+    kind = rng.random()
+    if kind < level.full:
         return full_page(rng, columns, rows)
+    if kind < level.full + level.sketches:
+        return sketch_page(rng, columns, rows)
     return random_page(rng, columns, rows, columns * rows * 3)
 
 
@@ -95,9 +115,14 @@ def tower_batch(level: Level, seed: str) -> Batch:
     size, pages = draw_pages(level, seed)
     pixels = np.concatenate([patches(np.asarray(page.image)) for page in pages])
     grid = [[1, 2 * size[1], 2 * size[0]]] * len(pages)
-    slots = np.concatenate([slot_labels(page.glyphs, size) for page in pages])
+    slots = np.concatenate([slot_labels([*page.glyphs, *page.marks], size) for page in pages])
+    strokes = np.concatenate([stroke_labels(page.strokes, size) for page in pages])
     return Batch(
-        torch.from_numpy(pixels), torch.tensor(grid), torch.from_numpy(slots), pages=tuple(pages)
+        torch.from_numpy(pixels),
+        torch.tensor(grid),
+        torch.from_numpy(slots),
+        torch.from_numpy(strokes),
+        pages=tuple(pages),
     )
 
 
@@ -111,14 +136,11 @@ def reading_batch(level: Level, seed: str, tokenizer: Any) -> Batch:
     # The longest are cut short rather than all others padded.
     length = sorted(len(ids) for ids, _, _ in rows)[len(rows) * 9 // 10]
     pad = tokenizer.convert_tokens_to_ids("<|endoftext|>")
-    return Batch(
-        pixels=batch.pixels,
-        grid_thw=batch.grid_thw,
-        slots=batch.slots,
+    return replace(
+        batch,
         input_ids=_padded([ids for ids, _, _ in rows], length, pad),
         labels=_padded([labels for _, labels, _ in rows], length, IGNORED),
         where=_padded([where for _, _, where in rows], length, IGNORED),
-        pages=batch.pages,
     )
 
 
@@ -141,8 +163,21 @@ def slot_labels(glyphs: Sequence[Glyph | None], size: tuple[int, int]) -> np.nda
     for glyph in glyphs:
         if glyph is None:
             continue
-        token, slot = _place(glyph, columns, rows)
+        token, slot = _place((glyph.x, glyph.y), columns, rows)
         labels[token, slot] = labels[token, slot] or _CLASS[glyph.character]
+    return labels
+
+
+def stroke_labels(strokes: Sequence[Stroke], size: tuple[int, int]) -> np.ndarray:
+    """[N, SLOTS]; where strokes meet in a slot, one of them is named, an arrow's head first."""
+    columns, rows = size
+    labels = np.zeros((rows * columns, SLOTS), np.int64)
+    if not strokes:
+        return labels + IGNORED
+    for stroke in sorted(strokes, key=lambda each: not each.arrow):
+        for point, kind in stroke.samples():
+            token, slot = _place(point, columns, rows)
+            labels[token, slot] = labels[token, slot] or kind
     return labels
 
 
@@ -150,10 +185,10 @@ _CLASS = {character: number for number, character in enumerate(alphabet(), start
 CLASSES = len(_CLASS) + 1
 
 
-def _place(glyph: Glyph, columns: int, rows: int) -> tuple[int, int]:
+def _place(point: tuple[float, float], columns: int, rows: int) -> tuple[int, int]:
     """Image token (row-major) and slot in it."""
-    x = min(max(glyph.x, 0), columns * PATCH - 1)
-    y = min(max(glyph.y, 0), rows * PATCH - 1)
+    x = min(max(point[0], 0), columns * PATCH - 1)
+    y = min(max(point[1], 0), rows * PATCH - 1)
     across, down = int(x % PATCH / PATCH * ACROSS), int(y % PATCH / PATCH * DOWN)
     return int(y // PATCH) * columns + int(x // PATCH), down * ACROSS + across
 
@@ -192,7 +227,8 @@ def _answer(tokenizer: Any, page: Page, columns: int) -> tuple[list[int], list[i
     where = []
     for start, end in encoded["offset_mapping"]:
         seen = [glyph for glyph in page.glyphs[start : max(end, start + 1)] if glyph]
-        where.append(_place(seen[0], columns, 10_000)[0] if seen else IGNORED)
+        place = (seen[0].x, seen[0].y) if seen else None
+        where.append(_place(place, columns, 10_000)[0] if place else IGNORED)
     end_of_turn = tokenizer.convert_tokens_to_ids(END_OF_TURN)
     return [*encoded["input_ids"], end_of_turn], [*where, IGNORED]
 

@@ -62,15 +62,16 @@ def _read(model: Any, tokenizer: Any, size: tuple[int, int], pages: list[Page]) 
 
     columns, rows = size
     prompt = prompt_ids(tokenizer, INSTRUCTIONS[0], columns * rows)
-    ids = torch.tensor([prompt] * len(pages))
+    device = model.device
+    ids = torch.tensor([prompt] * len(pages), device=device)
     pixels = np.concatenate([patches(np.asarray(page.image)) for page in pages])
     end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
     answers = model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         mm_token_type_ids=(ids == model.config.image_token_id).int(),
-        pixel_values=torch.from_numpy(pixels),
-        image_grid_thw=torch.tensor([[1, 2 * rows, 2 * columns]] * len(pages)),
+        pixel_values=torch.from_numpy(pixels).to(device),
+        image_grid_thw=torch.tensor([[1, 2 * rows, 2 * columns]] * len(pages), device=device),
         max_new_tokens=max(16, 2 * max(len(page.text) for page in pages)),
         do_sample=False,
         eos_token_id=end,

@@ -6,13 +6,17 @@ import itertools
 import random
 from dataclasses import dataclass, field, replace
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
+from pretraining.sketches import Stroke, draw_strokes, random_sketch
 from pretraining.texts import cell_text, filling_text
 from vlmpipe.drawing.fonts import faces, font
 
 PATCH = 28
 """Pixels on a side of one image token."""
+
+FIGURES = 0.12
+"""Share of the pages that hold a single line and a figure below it, where one fits."""
 
 CELL, LINE = "\t", "\n"
 """What the reading puts between two cells of a line, and between two lines."""
@@ -26,6 +30,10 @@ class Glyph:
     x: float
     y: float
 
+    def scaled(self, across: float, down: float) -> Glyph:
+        """The same on a page of another size."""
+        return Glyph(self.character, self.x * across, self.y * down)
+
 
 @dataclass
 class Page:
@@ -35,6 +43,22 @@ class Page:
     text: str = ""
     glyphs: list[Glyph | None] = field(default_factory=list)
     """One for each character of `text`; None for spaces and separators."""
+
+    marks: list[Glyph] = field(default_factory=list)
+    """Characters that belong to a figure and are not read."""
+
+    strokes: list[Stroke] = field(default_factory=list)
+
+    def resized(self, width: int, height: int) -> Page:
+        """The same page in another size."""
+        across, down = width / self.image.width, height / self.image.height
+        return Page(
+            self.image.resize((width, height), Image.Resampling.BICUBIC),
+            self.text,
+            [glyph and glyph.scaled(across, down) for glyph in self.glyphs],
+            [mark.scaled(across, down) for mark in self.marks],
+            [stroke.scaled(across, down) for stroke in self.strokes],
+        )
 
     def write(self, text: str, glyphs: list[Glyph | None]) -> None:
         """Add to the reading."""
@@ -92,12 +116,30 @@ def random_page(rng: random.Random, columns: int, rows: int, most: int) -> Page:
     if rng.random() < 0.3:
         drawn = (width, height)
     page = _draw(rng, drawn, most)
-    if drawn == (width, height):
-        return page
-    resized = page.image.resize((width, height), Image.Resampling.BICUBIC)
-    across, down = width / drawn[0], height / drawn[1]
-    glyphs = [g and Glyph(g.character, g.x * across, g.y * down) for g in page.glyphs]
-    return Page(resized, page.text, glyphs)
+    return page if drawn == (width, height) else page.resized(width, height)
+
+
+def sketch_page(rng: random.Random, columns: int, rows: int) -> Page:
+    """A page with a line drawing and nothing to read, for naming strokes."""
+    width, height = columns * PATCH, rows * PATCH
+    larger = rng.uniform(0.92, 1.3)
+    look = _look(rng, korean=False, height=height)
+    page = Page(Image.new("RGB", (round(width * larger), round(height * larger)), look.paper))
+    _sketch(rng, page, look, 0)
+    return page.resized(width, height)
+
+
+def _sketch(rng: random.Random, page: Page, look: Look, top: float) -> None:
+    """Draw a figure below `top`."""
+    width, height = page.image.size
+    box = (10, min(top + 10, height - 10), width - 10, height - 10)
+    drawing = random_sketch(rng, box, look.size)
+    draw_strokes(page.image, drawing.strokes, look.ink, rng.uniform(0.8, 2.4))
+    page.strokes += drawing.strokes
+    pen, face = ImageDraw.Draw(page.image), font(look.face, look.size)
+    for text, (x, y) in drawing.texts:
+        pen.text((x, y), text, fill=look.ink, font=face, anchor="mm")
+        page.marks += _places(face, text, x - face.getlength(text) / 2, y)
 
 
 def _draw(rng: random.Random, size: tuple[int, int], most: int) -> Page:
@@ -107,6 +149,9 @@ def _draw(rng: random.Random, size: tuple[int, int], most: int) -> Page:
     pen = ImageDraw.Draw(page.image)
     _clutter(rng, pen, size, look)
     bands = _bands(rng, size[1], look)
+    if rng.random() < FIGURES and size[1] - bands[0][1] > 2.5 * PATCH:
+        bands = bands[:1]
+        _sketch(rng, page, look, bands[0][1])
     edges = _edges(rng, size[0], look)
     for place, (top, bottom) in enumerate(bands):
         if rng.random() < 0.25:
@@ -242,12 +287,12 @@ def _write(
     length = face.getlength(text)
     x = {"l": left, "m": (left + right - length) / 2, "r": right - length}[look.align]
     pen.text((x, middle), text, fill=look.ink, font=face, anchor="lm")
+    drawn = iter(_places(face, text, x, middle))
+    page.write(text, [None if character == " " else next(drawn) for character in text])
+
+
+def _places(face: ImageFont.FreeTypeFont, text: str, x: float, middle: float) -> list[Glyph]:
+    """Where the characters of a text stand that begins at `x`; spaces apart."""
     ends = [face.getlength(text[: place + 1]) for place in range(len(text))]
-    starts = [0.0, *ends[:-1]]
-    page.write(
-        text,
-        [
-            None if character == " " else Glyph(character, x + (start + end) / 2, middle)
-            for character, start, end in zip(text, starts, ends, strict=True)
-        ],
-    )
+    placed = zip(text, [0.0, *ends], ends, strict=False)
+    return [Glyph(c, x + (start + end) / 2, middle) for c, start, end in placed if c != " "]

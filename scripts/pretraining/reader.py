@@ -1,6 +1,7 @@
 """The model with the heads that teach it where to look; all are dropped in the end.
 
 - slots: from an image token, which character stands in each of its slots;
+- strokes: from an image token, which stroke of a drawing passes through each of its slots;
 - own: from an image token in the language model's second layer, its own column and row: rotary
   embeddings tell distances only, and what is read next is a place;
 - where: from the language model's last state, the column and row of the image token on which the
@@ -18,12 +19,13 @@ from torch import nn
 from torch.nn.functional import cross_entropy, linear
 
 from pretraining.batches import CLASSES, IGNORED, SLOTS, Batch
+from pretraining.sketches import STROKES
 from pretraining.tower import without_loops
 
 EMPTY_WEIGHT = 0.15
-"""Of a slot without a character, in the loss: nine in ten are empty."""
+"""Of an empty slot, in the loss: nine in ten are."""
 
-WHERE_WEIGHT, OWN_WEIGHT, SLOTS_WEIGHT = 0.4, 0.3, 1.0
+WHERE_WEIGHT, OWN_WEIGHT, TOWER_WEIGHT, STROKES_WEIGHT = 0.4, 0.3, 1.0, 0.5
 """Of the heads' losses beside the reading's own."""
 
 MOST = 32
@@ -41,34 +43,35 @@ class Reader(nn.Module):
         without_loops(model.model.visual)
         width = model.config.text_config.hidden_size
         self.slots = nn.Linear(width, SLOTS * CLASSES)
+        self.strokes = nn.Linear(width, SLOTS * STROKES)
         self.where = nn.Linear(width, 2 * MOST)
         self.own = nn.Linear(width, 2 * MOST)
-        weights = torch.ones(CLASSES)
-        weights[0] = EMPTY_WEIGHT
-        self.register_buffer("class_weights", weights)
+        self.register_buffer("slot_weights", _weights(CLASSES))
+        self.register_buffer("stroke_weights", _weights(STROKES))
 
     def tower_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """The first lesson: name the characters under each image token."""
-        return self._slot_losses(self._image_tokens(batch), batch)
+        """The first lesson: name the characters and strokes under each image token."""
+        return self._naming_losses(self._image_tokens(batch), batch)
 
     def reading_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
         """The second lesson: write the page's text; `loss` is the sum of all."""
         images = self._image_tokens(batch)
         hidden, labels, where, seen = self._states(batch, images)
         head = self.model.lm_head.weight
-        losses = self._slot_losses(images, batch)
+        naming = self._naming_losses(images, batch)
         logits = linear(hidden, head)
         text = cross_entropy(logits.float(), labels)
         columns = int(batch.grid_thw[0, 2]) // 2
         looked = _place_loss(self.where(hidden), where, columns)
         own = _place_loss(self.own(seen), _own_places(batch), columns)
-        heads = WHERE_WEIGHT * looked + OWN_WEIGHT * own + SLOTS_WEIGHT * losses["loss"]
+        heads = WHERE_WEIGHT * looked + OWN_WEIGHT * own + TOWER_WEIGHT * naming["loss"]
         return {
             "loss": text + heads,
             "text": text.detach(),
             "where": looked.detach(),
             "own": own.detach(),
-            "slots": losses["loss"].detach(),
+            "named": naming["named"],
+            "traced": naming["traced"],
             "correct": (logits.argmax(-1) == labels).float().mean().detach(),
         }
 
@@ -77,13 +80,11 @@ class Reader(nn.Module):
         seen: torch.Tensor = self.model.model.visual(batch.pixels, grid_thw=batch.grid_thw)[1]
         return seen
 
-    def _slot_losses(self, images: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
-        logits = self.slots(images).float().view(-1, CLASSES)
-        labels = batch.slots.view(-1)
-        loss = cross_entropy(logits, labels, weight=self.class_weights)
-        there = labels > 0
-        named = (logits.argmax(-1) == labels)[there].float().mean()
-        return {"loss": loss, "named": named.detach()}
+    def _naming_losses(self, images: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+        slots, named = _slot_loss(self.slots(images), batch.slots, self.slot_weights)
+        strokes, traced = _slot_loss(self.strokes(images), batch.strokes, self.stroke_weights)
+        loss = slots + STROKES_WEIGHT * strokes
+        return {"loss": loss, "named": named, "traced": traced}
 
     def _states(
         self, batch: Batch, images: torch.Tensor
@@ -117,9 +118,29 @@ class Reader(nn.Module):
         )
 
 
+def _weights(classes: int) -> torch.Tensor:
+    weights = torch.ones(classes)
+    weights[0] = EMPTY_WEIGHT
+    return weights
+
+
+def _slot_loss(
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross entropy, and the share of filled slots that are named rightly; 0 where none is."""
+    logits, labels = logits.float().view(-1, weights.numel()), labels.view(-1)
+    right = logits.argmax(-1) == labels
+    there = labels > 0
+    share = (right & there).sum() / there.sum().clamp(min=1)
+    # A mean over no slot would be no number.
+    total = cross_entropy(logits, labels, weight=weights, reduction="sum")
+    counted = weights[labels.clamp(min=0)] * (labels != IGNORED)
+    return total / counted.sum().clamp(min=1), share.detach()
+
+
 def _own_places(batch: Batch) -> torch.Tensor:
     tokens = batch.slots.shape[0] // len(batch.pages)
-    return torch.arange(tokens).repeat(len(batch.pages))
+    return torch.arange(tokens, device=batch.slots.device).repeat(len(batch.pages))
 
 
 def _place_loss(logits: torch.Tensor, places: torch.Tensor, columns: int) -> torch.Tensor:

@@ -1,11 +1,13 @@
 """What stands on the pages: numbers, words, codes and strings of every kind, none of them a task's.
 
 Words and Hangul are those that the tasks' generators use; formats are not: nothing here is HTML,
-Mermaid, SMILES or JSON, but their signs occur in random strings, so that each can be read.
+Mermaid, SMILES or JSON, but their signs, and every entry of the tokenizer's vocabulary, occur in
+random strings, so that each can be read and written.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import string
@@ -60,12 +62,24 @@ def alphabet() -> str:
     return string.ascii_letters + string.digits + SIGNS + "".join(hangul)
 
 
+@cache
+def entries() -> tuple[list[str], list[str]]:
+    """ASCII entries of two characters or more in the vocabulary: words, and joined signs."""
+    path = files("vlmpipe.models").joinpath("data/tokenizer.json")
+    vocabulary = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
+    # "\u0120" is how byte-level BPE writes a space.
+    texts = sorted({entry.replace("\u0120", "") for entry in vocabulary})
+    whole = [t for t in texts if len(t) > 1 and t.isascii()]
+    return [t for t in whole if t.isalpha()], [t for t in whole if not t.isalpha()]
+
+
 def cell_text(rng: random.Random, korean: bool) -> str:
     """A short text, as cells, labels and fields hold them."""
     if korean and rng.random() < 0.7:
         return " ".join(rng.choice(KOREAN) for _ in range(rng.choice((1, 1, 2))))
     kind = rng.choices(
-        (_number, _word, _phrase, _letters, _code, _signs), (0.42, 0.3, 0.1, 0.07, 0.08, 0.03)
+        (_number, _word, _phrase, _letters, _code, _signs, _joined_entries),
+        (0.39, 0.28, 0.1, 0.07, 0.08, 0.03, 0.05),
     )[0]
     return kind(rng)
 
@@ -156,3 +170,9 @@ def _signs(rng: random.Random) -> str:
     """Signs mixed with letters and digits, so that no sign is only known from its company."""
     pool = SIGNS * 2 + string.ascii_letters + string.digits
     return "".join(rng.choice(pool) for _ in range(rng.randint(1, 7)))
+
+
+def _joined_entries(rng: random.Random) -> str:
+    words_of_it, signs_of_it = entries()
+    drawn = (rng.choice(signs_of_it if rng.random() < 0.6 else words_of_it) for _ in range(3))
+    return "".join(itertools.islice(drawn, rng.randint(1, 3)))

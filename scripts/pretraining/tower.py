@@ -53,7 +53,7 @@ class _Attention:
         query, key = apply_rotary_pos_emb_vision(query, key, *position_embeddings)
         query, key = query.to(value.dtype), key.to(value.dtype)
         mixed = torch.empty_like(value)
-        for places in _chunks(tuple(cu_seqlens.tolist())):
+        for places in _chunks(tuple(cu_seqlens.tolist()), value.device):
             parts = (each[places].transpose(1, 2) for each in (query, key, value))
             attended = _attended(*parts, module.scaling)
             mixed = mixed.index_put((places,), attended.transpose(1, 2))
@@ -69,9 +69,9 @@ def _attended(
 
 
 @lru_cache(maxsize=512)
-def _chunks(edges: tuple[int, ...]) -> list[torch.Tensor]:
+def _chunks(edges: tuple[int, ...], device: torch.device) -> list[torch.Tensor]:
     """Token indices [chunks, length], one tensor for each length that occurs."""
     by_length: dict[int, list[range]] = {}
     for start, end in itertools.pairwise(edges):
         by_length.setdefault(end - start, []).append(range(start, end))
-    return [torch.tensor([list(r) for r in ranges]) for ranges in by_length.values()]
+    return [torch.tensor([list(r) for r in ranges], device=device) for ranges in by_length.values()]

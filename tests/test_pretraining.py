@@ -56,6 +56,51 @@ def test_ink_stands_where_a_character_is_said_to_be():
     assert np.mean(marked) > 0.9
 
 
+def test_ink_stands_where_a_stroke_is_said_to_be():
+    from pretraining.batches import IGNORED, stroke_labels
+    from pretraining.pages import sketch_page
+
+    for seed in range(8):
+        page = sketch_page(random.Random(seed), 8, 6)
+        grey = np.asarray(page.image.convert("L")).astype(int)
+        points = [point for stroke in page.strokes for point, _ in stroke.samples()]
+        inked = [np.ptp(grey[int(y) - 5 : int(y) + 6, int(x) - 5 : int(x) + 6]) > 25
+                 for x, y in points]  # fmt: skip
+        assert np.mean(inked) > 0.97
+        labels = stroke_labels(page.strokes, (8, 6))
+        assert labels.shape == (48, 8)
+        assert (labels > 0).any()
+        assert (labels == 0).any()
+        again = sketch_page(random.Random(seed), 8, 6)
+        assert again.image.tobytes() == page.image.tobytes()
+    assert (stroke_labels([], (8, 6)) == IGNORED).all()
+
+
+def test_strokes_are_told_by_direction_number_and_arrow():
+    from pretraining.sketches import STROKES, Stroke
+
+    def kinds(*args, **kwargs):
+        return {kind for _, kind in Stroke(*args, **kwargs).samples()}
+
+    flat, back = kinds((0, 0), (30, 0)), kinds((30, 0), (0, 0))
+    assert flat == back != kinds((0, 0), (0, 30))
+    assert flat != kinds((0, 0), (30, 0), lines=2)
+    right, left = kinds((0, 0), (30, 0), arrow=True), kinds((30, 0), (0, 0), arrow=True)
+    assert right - flat
+    assert left - flat
+    assert right != left
+    assert all(0 < kind < STROKES for kind in right | left | kinds((0, 0), (9, -30), lines=3))
+
+
+def test_every_entry_of_the_vocabulary_is_among_the_strings_that_are_read():
+    from pretraining.texts import alphabet, entries
+
+    words, signs = entries()
+    assert {"</", '="', '{"'} <= set(signs)
+    assert {"td", "xychart"} & set(words)
+    assert set("".join(words + signs)) <= set(alphabet())
+
+
 def test_a_batch_is_the_same_whenever_it_is_asked_for(tokenizer):
     from pretraining.batches import Level, reading_batch
 

@@ -30,23 +30,24 @@ about 14 to 34 pixels to the em. On pages from the generator that it has not see
 
 ## What it cannot do
 It has never seen HTML, Mermaid, SMILES or JSON, nor any picture of a task, and follows no request
-but reading. It knows no language beyond the words of the generators.
+but reading; the entries of its vocabulary (such as `</` and `="`) it has read in random strings
+only. It knows no language beyond the words of the generators.
 Handwriting, small print, rotated text and photographs are read badly or not at all. Its answers
 are for trying software, not for work.
 
 ## How it was made
-`python scripts/pretrain_embedded.py`, seed {seed}, torch {torch}, {cores} cores of
-{machine}, no GPU, from generated pages alone; no data of anybody's. The vision tower has 4 blocks
-of 192, the language model 4 layers of 256, tied to a vocabulary of {vocabulary}.
+`python scripts/pretrain_embedded.py`, seed {seed}, torch {torch}, on {hardware},
+from generated pages alone; no data of anybody's. The vision tower has 4 blocks of 192, the language
+model 4 layers of 256, tied to a vocabulary of {vocabulary}.
 
 | lesson | steps | what |
 |---|---|---|
 {lessons}
 
-First the tower alone learns to name the characters in each 7 x 14 pixels under an image token; the
-renderer knows where they are. Then the whole model writes the pages' text, while heads
-that are dropped at the end keep naming characters, tell each image token's own place, and point at
-the place that is read next.
+First the tower alone learns to name the character, or the direction of the stroke, in each 7 x 14
+pixels under an image token; the renderer knows where they are. Then the whole model writes the
+pages' text, while heads that are dropped at the end keep naming, tell each image token's own place,
+and point at the place that is read next.
 """
 
 
@@ -54,6 +55,7 @@ def publish(model: Any, marks: dict[str, Marks], folder: Path, hangul: int) -> N
     """Write `tiny.safetensors` (bfloat16) and `tiny.md` into the folder, aside first."""
     from safetensors.torch import save_model
 
+    hardware = _hardware(model.device)
     aside, target = folder / "tiny.part", folder / "tiny.safetensors"
     save_model(model.to(torch.bfloat16), str(aside), metadata={"format": "pt"})
     # The library writes files that only their owner can read.
@@ -66,12 +68,17 @@ def publish(model: Any, marks: dict[str, Marks], folder: Path, hangul: int) -> N
         marks="\n".join(_mark(name, each) for name, each in marks.items()),
         seed=SEED,
         torch=torch.__version__.partition("+")[0],
-        cores=torch.get_num_threads(),
-        machine=platform.machine(),
+        hardware=hardware,
         vocabulary=model.config.text_config.vocab_size,
         lessons="\n".join(_lesson(each) for each in LESSONS),
     )
     (folder / "tiny.md").write_text(text, encoding="utf-8")
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} cores of {platform.machine()}, no GPU"
 
 
 def _mark(name: str, marks: Marks) -> str:
@@ -80,5 +87,5 @@ def _mark(name: str, marks: Marks) -> str:
 
 def _lesson(lesson: Any) -> str:
     sizes = f"pages of up to {max(c * r for c, r in lesson.level.sizes)} image tokens"
-    what = "reading them" if lesson.reads else "naming characters"
+    what = "reading them" if lesson.reads else "naming characters and strokes"
     return f"| {lesson.name} | {lesson.steps} | {what}, {sizes} |"

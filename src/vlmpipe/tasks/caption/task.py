@@ -15,6 +15,7 @@ from vlmpipe.tasks.caption.wording import caption
 from vlmpipe.tasks.chart.difficulty import letters, log_share
 from vlmpipe.tasks.chart.drawing import random_style
 from vlmpipe.tasks.chart.task import chart_in, parts_of
+from vlmpipe.tasks.lots import nearest, outside
 from vlmpipe.tasks.text_metrics import normalised, text_metrics
 
 ATTEMPTS = 32
@@ -77,23 +78,13 @@ class CaptionTask:
         self, rng: random.Random, language: Language, bounds: tuple[float, float]
     ) -> tuple[Scene, str]:
         """A scene with its caption, as near the range as lots fall; not every kind gets hard."""
-        low, high = bounds
 
         def described() -> tuple[Scene, str]:
-            level = rng.uniform(low, high)
+            level = rng.uniform(*bounds)
             scene = random_scene(rng, rng.choice(list(KINDS)), language, level)
             return scene, caption(scene, language, _detail(rng, level))
 
-        def miss(pair: tuple[Scene, str]) -> float:
-            measured = self.difficulty(pair[1])
-            return max(low - measured, measured - high, 0.0)
-
-        best = described()
-        for _ in range(ATTEMPTS):
-            if not miss(best):
-                break
-            best = min(best, described(), key=miss)
-        return best
+        return nearest(described, lambda pair: outside(self.difficulty(pair[1]), bounds), ATTEMPTS)
 
 
 def _detail(rng: random.Random, difficulty: float) -> int:

@@ -16,6 +16,7 @@ from vlmpipe.tasks.chart.parser import parse_chart
 from vlmpipe.tasks.chart.render import render_chart
 from vlmpipe.tasks.chart.synthetic import random_axis_chart, random_pie
 from vlmpipe.tasks.chart.writer import mermaid
+from vlmpipe.tasks.lots import nearest, outside
 from vlmpipe.tasks.text_metrics import text_metrics
 
 ATTEMPTS = 24
@@ -104,19 +105,12 @@ class ChartTask:
 
 def random_subject(rng: random.Random, language: Language, bounds: tuple[float, float]) -> Subject:
     """A chart of a kind drawn by lot, as hard as asked or as near as the generator comes."""
-    low, high = bounds
     generator = GENERATORS[rng.choice(list(GENERATORS))]
-
-    def miss(subject: Subject) -> float:
-        measured = chart_difficulty(chart_in(subject))
-        return max(low - measured, measured - high, 0.0)
-
-    best = generator(rng, language, rng.uniform(low, high))
-    for _ in range(ATTEMPTS):
-        if not miss(best):
-            break
-        best = min(best, generator(rng, language, rng.uniform(low, high)), key=miss)
-    return best
+    return nearest(
+        lambda: generator(rng, language, rng.uniform(*bounds)),
+        lambda subject: outside(chart_difficulty(chart_in(subject)), bounds),
+        ATTEMPTS,
+    )
 
 
 def chart_in(subject: Subject) -> Chart:

@@ -14,14 +14,15 @@ from vlmpipe.tasks.document.reading import read_claim
 from vlmpipe.tasks.document.rendering import claim_html
 from vlmpipe.tasks.document.scoring import compare_fields, hardness
 from vlmpipe.tasks.document.synthetic import FORMS, random_claim
+from vlmpipe.tasks.lots import nearest, outside
 from vlmpipe.tasks.text_metrics import exact_match, text_metrics
 
 ATTEMPTS = 60
 """Forms drawn by lot until one measures as hard as asked; the nearest one is taken otherwise."""
 
 MARGIN = 0.12
-"""How far from the range the generator is asked where it missed: it comes out a little harder in
-the middle and a little easier at the lower end."""
+"""How far beyond the range the generator is asked: a form comes out a little harder than asked in
+the middle, and a little easier at the lower end."""
 
 
 class DocumentTask:
@@ -91,18 +92,11 @@ class DocumentTask:
         }
 
     def _claim(self, rng: random.Random, bounds: tuple[float, float], language: Language) -> Claim:
-        low, high = bounds
-
-        def miss(claim: Claim) -> float:
-            measured = self.difficulty(claim.json_line())
-            return max(low - measured, measured - high, 0.0)
-
+        low, high = max(0.0, bounds[0] - MARGIN), min(1.0, bounds[1] + MARGIN)
         # The type first: among forms drawn until one fits, those that fit most often would prevail.
         form = rng.choice(FORMS)
-        claim = random_claim(rng, form, rng.uniform(low, high), language)
-        for _ in range(ATTEMPTS):
-            if not miss(claim):
-                break
-            asked = rng.uniform(max(0.0, low - MARGIN), min(1.0, high + MARGIN))
-            claim = min(claim, random_claim(rng, form, asked, language), key=miss)
-        return claim
+        return nearest(
+            lambda: random_claim(rng, form, rng.uniform(low, high), language),
+            lambda claim: outside(self.difficulty(claim.json_line()), bounds),
+            ATTEMPTS,
+        )

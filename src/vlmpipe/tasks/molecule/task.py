@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.tasks.base import LANGUAGES, Language, drawn_sample
+from vlmpipe.tasks.lots import nearest, outside
 from vlmpipe.tasks.molecule.difficulty import difficulty
 from vlmpipe.tasks.molecule.drawing import draw_molecule, random_style
 from vlmpipe.tasks.molecule.layout import is_legible, laid_out
@@ -87,18 +88,10 @@ class MoleculeTask:
         low, high = bounds
 
         def miss(molecule: Mol) -> float:
-            measured = self.difficulty(smiles_of(molecule))
-            return max(low - measured, measured - high, 0.0) + float(
-                not is_legible(laid_out(molecule))
-            )
+            clash = float(not is_legible(laid_out(molecule)))
+            return outside(self.difficulty(smiles_of(molecule)), bounds) + clash
 
-        def drawn_by_lot() -> Mol:
-            # Towards the upper end: there are few small molecules, and countless large ones.
-            return random_molecule(rng, rng.triangular(low, high, high))
-
-        molecule = drawn_by_lot()
-        for _ in range(ATTEMPTS):
-            if not miss(molecule):
-                break
-            molecule = min(molecule, drawn_by_lot(), key=miss)
-        return molecule
+        # Towards the upper end: there are few small molecules, and countless large ones.
+        return nearest(
+            lambda: random_molecule(rng, rng.triangular(low, high, high)), miss, ATTEMPTS
+        )

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.tasks.base import LANGUAGES, Language, drawn_sample
 from vlmpipe.tasks.html_tables import TableError, TableShape, parse_table, shape_of
+from vlmpipe.tasks.lots import nearest, outside
 from vlmpipe.tasks.table.drawing import draw_table
 from vlmpipe.tasks.table.form import canonical_html, cell_accuracy
 from vlmpipe.tasks.table.placing import place_table
@@ -88,18 +89,11 @@ class TableTask:
         }
 
     def _grid(self, rng: random.Random, bounds: tuple[float, float], language: Language) -> Grid:
-        low, high = bounds
-
-        def miss(grid: Grid) -> float:
-            measured = self.difficulty(grid.html())
-            return max(low - measured, measured - high, 0.0)
-
-        grid = random_grid(rng, rng.uniform(low, high), language)
-        for _ in range(ATTEMPTS):
-            if not miss(grid):
-                break
-            grid = min(grid, random_grid(rng, rng.uniform(low, high), language), key=miss)
-        return grid
+        return nearest(
+            lambda: random_grid(rng, rng.uniform(*bounds), language),
+            lambda grid: outside(self.difficulty(grid.html()), bounds),
+            ATTEMPTS,
+        )
 
 
 def _cell_accuracy(prediction: str, reference: str) -> float:

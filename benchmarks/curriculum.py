@@ -7,7 +7,7 @@ Three ways to fine-tune the embedded model on `configs/tiny.yaml`, with the same
 - `curriculum`: as the file says: small and easy first, loss on the answer alone;
 - `flat`: all samples at full size from the first step, as many steps as take the same number of
   tokens;
-- `unmasked`: the curriculum, with loss on all text after the image, the request included.
+- `unmasked`: the curriculum, with loss on every token of text: prompt, request and answer.
 
 A seed draws the data, the split and the order. Each pair of ways meets the same data under the same
 seed, so differences are taken seed by seed; intervals are Student's 95 % over the seeds.
@@ -94,7 +94,7 @@ def measure(seeds: list[int], folder: Path, settings: list[str]) -> dict[str, li
         flat = ("train.curriculum=[]", f"train.max_steps={steps}", "train.checkpoint_steps=[]")
         ways["curriculum"].append(ours)
         ways["flat"].append(run("flat", seed, folder, *settings, *flat))
-        scope = "train.loss.scope=after_image"
+        scope = "train.loss.scope=all_text"
         ways["unmasked"].append(run("unmasked", seed, folder, *settings, scope))
         print(f"seed {seed}: " + ", ".join(f"{w} {t[-1].scores}" for w, t in ways.items()))
     return ways

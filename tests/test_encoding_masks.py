@@ -57,6 +57,18 @@ def test_each_scope_supervises_exactly_its_text(scope: LossScope, expected: str)
     assert supervised_text(encoder, encoded) == expected
 
 
+def test_without_a_mask_every_token_but_the_images_is_supervised() -> None:
+    encoder = encoder_of("random-qwen2_5_vl")
+    for vision in (True, False):
+        encoded = encoder.encode_sample(conversation(vision=vision), "all_text")
+        text = encoder.decode(
+            [token for token in encoded.input_ids if token not in encoder.vision_token_ids],
+            skip_special_tokens=False,
+        )
+        assert supervised_text(encoder, encoded) == text
+        assert "You read tables." in text
+
+
 @pytest.mark.parametrize("scope", ["assistant_after_image", "after_image", "assistant"])
 def test_a_sample_without_an_image_has_all_its_answers_supervised(scope: LossScope) -> None:
     encoder = encoder_of("random-qwen2_5_vl")
@@ -169,6 +181,16 @@ def test_the_audit_finds_a_supervised_image_token() -> None:
         for i, (token, label) in enumerate(zip(encoded.input_ids, encoded.labels, strict=True))
     ]
     assert broken(sample, encoder, labels) == "an image token is supervised"
+
+
+def test_the_audit_finds_a_mask_where_none_was_asked_for() -> None:
+    encoder, sample = encoder_of("random-qwen2_5_vl"), table_sample()
+    masked = encoder.encode_sample(sample.messages)
+    assert find_mask_fault(sample, masked, encoder, "all_text") == (
+        "a token of text is not supervised"
+    )
+    unmasked = encoder.encode_sample(sample.messages, "all_text")
+    assert find_mask_fault(sample, unmasked, encoder, "all_text") is None
 
 
 def test_the_audit_finds_a_mask_shifted_by_one() -> None:

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from vlmpipe.config.base import GateMode, Section
 
-LossScope = Literal["assistant_after_image", "after_image", "assistant"]
+LossScope = Literal["assistant_after_image", "after_image", "assistant", "all_text"]
 
 
 class LoraSection(Section):
@@ -91,8 +91,9 @@ class LossSection(Section):
 
     scope: LossScope = "assistant_after_image"
     """assistant_after_image: the assistant's tokens after the first image, end of turn included;
-    after_image: all text after the first image; assistant: every assistant token. A sample without
-    an image has all of its assistant tokens supervised."""
+    after_image: all text after the first image; assistant: every assistant token; all_text: every
+    token but the image's, no mask at all. A sample without an image has all of its assistant tokens
+    supervised, and with all_text the rest too."""
 
 
 DEFAULT_CURRICULUM = (

@@ -168,7 +168,7 @@ class Encoder:
             return [IGNORED] * len(ids)
         first_image = next((i for i, token in enumerate(ids) if token == self.image_token_id), None)
         if first_image is None:
-            first_image, scope = -1, "assistant"
+            first_image, scope = -1, scope if scope == "all_text" else "assistant"
         return [
             token if self._supervised(token, position, answer, first_image, scope) else IGNORED
             for position, (token, answer) in enumerate(zip(ids, is_answer, strict=True))
@@ -179,8 +179,8 @@ class Encoder:
     ) -> bool:
         if token in self.vision_token_ids:
             return False
-        if scope == "assistant":
-            return answer
+        if scope in ("assistant", "all_text"):
+            return answer or scope == "all_text"
         after_image = position > first_image
         return after_image and (answer or scope == "after_image")
 

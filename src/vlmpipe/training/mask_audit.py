@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, get_args
 
 from vlmpipe.config.train import LossScope
 from vlmpipe.encoding.chat import render_segments
@@ -60,8 +60,7 @@ def audit_masks(
         if problem:
             raise StageError(
                 f"the loss mask of sample {sample.id} ({sample.origin}) is wrong: {problem}",
-                "choose another scope: train.loss.scope=assistant|after_image"
-                "|assistant_after_image",
+                "choose another scope: train.loss.scope=" + "|".join(get_args(LossScope)),
             )
         rows.append(_audited(sample, encoded, encoder))
     return MaskAudit(
@@ -90,11 +89,20 @@ def find_mask_fault(
     images = [place for place, is_image in enumerate(encoded.image_mask) if is_image]
     if any(token in encoder.vision_token_ids for _, token in supervised):
         return "an image token is supervised"
+    if scope == "all_text":
+        return _unmasked_fault(encoded, encoder)
     if images and scope != "assistant" and supervised[0][0] < images[0]:
         return "a token before the first image is supervised"
     if scope == "after_image" and images:
         return None
     return _text_fault(sample, encoded, encoder, after=images[0] if images else -1, scope=scope)
+
+
+def _unmasked_fault(encoded: Encoded, encoder: Encoder) -> str | None:
+    text = [token for token in encoded.input_ids if token not in encoder.vision_token_ids]
+    if [label for label in encoded.labels if label != IGNORED] != text:
+        return "a token of text is not supervised"
+    return None
 
 
 def _text_fault(

@@ -4,7 +4,7 @@
 
 Three ways to fine-tune the embedded model on `configs/tiny.yaml`, with the same seeds:
 
-- `curriculum`: as the file says, but for the number of steps: small and easy first, loss on the answer alone;
+- `curriculum`: as the file says, in fewer steps: small and easy first, loss on the answer alone;
 - `flat`: all samples at full size from the first step, as many steps as take the same number of
   tokens;
 - `unmasked`: the curriculum, with loss on every token of text: prompt, request and answer.

@@ -58,10 +58,10 @@ def run(name: str, seed: int, folder: Path, *settings: str) -> Trained:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)}\nfailed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    metrics: dict[str, float] = {}
-    versions = {each["stage"]: each for each in json.loads(done.stdout)["stages"]}
-    for stage in ("train", "validate"):
-        metrics |= versions[stage]["metrics"]
+    metrics = {
+        **_manifest_metrics(folder / f"{name}-{seed}/2_train"),
+        **_manifest_metrics(folder / f"{name}-{seed}/3_validate"),
+    }
     rows = _training_rows(folder / f"{name}-{seed}")
     last = [row["tokens"] for row in rows if "tokens" in row and row["phase"] == rows[-1]["phase"]]
     return Trained(
@@ -72,9 +72,15 @@ def run(name: str, seed: int, folder: Path, *settings: str) -> Trained:
     )
 
 
+def _manifest_metrics(stage_folder: Path) -> dict[str, float]:
+    manifest = json.loads((stage_folder / "latest/manifest.json").read_text(encoding="utf-8"))
+    metrics: dict[str, float] = manifest["metrics"]
+    return metrics
+
+
 def _training_rows(run_folder: Path) -> list[dict[str, Any]]:
-    """What training wrote at each step, newest version."""
-    path = max(run_folder.glob("*_train/v*/metrics.jsonl"))
+    """What training wrote at each step."""
+    path = run_folder / "2_train/latest/metrics.jsonl"
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 

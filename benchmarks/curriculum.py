@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import platform
 import statistics
 import subprocess
@@ -134,7 +135,12 @@ def report(ways: dict[str, list[Trained]], seeds: list[int]) -> dict[str, Any]:
     }
     return {
         "command": " ".join(["python", *sys.argv]),
-        "machine": {"machine": platform.machine(), "python": platform.python_version()},
+        "machine": {
+            "machine": platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+            "python": platform.python_version(),
+        },
         "seeds": seeds,
         "scores": scores,
         "worth": worth,

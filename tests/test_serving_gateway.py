@@ -209,7 +209,8 @@ def test_sigterm_finishes_the_stream_under_way_and_takes_nothing_new(own: Served
     body = {
         "messages": [{"role": "user", "content": "tell"}],
         "stream": True,
-        "max_tokens": 600,
+        # As long as can be: the stream must outlast the refusal on a busy machine too.
+        "max_tokens": 4000,
     }
     lines: list[str] = []
     began = threading.Event()

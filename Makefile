@@ -33,7 +33,7 @@ test: setup ## all tests
 test-fast: setup ## tests that take a few seconds at most
 	$(BIN)/pytest -m "not slow" $(ARGS)
 
-bench-curriculum: setup ## what curriculum and loss mask are worth: 9 trainings, about half an hour
+bench-curriculum: setup ## what curriculum and loss mask are worth: 9 trainings, about 40 minutes on two cores
 	$(BIN)/python benchmarks/curriculum.py $(ARGS)
 
 check: setup ## lint, format, layers, types

@@ -3,8 +3,8 @@
     python scripts/pretrain_embedded.py --out pretraining
 
 It can be stopped and started again with the same command: it goes on from its last checkpoint.
-On a machine with a GPU: `--device cuda --workers 16`. The weights and their card are written over
-those in the package, src/vlmpipe/models/data.
+`--device cuda --workers 16` is meant for a machine with a GPU; the shipped weights were made on a
+CPU. The weights and their card are written over those in the package, src/vlmpipe/models/data.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw pages")
     arguments = parser.parse_args()
+    if arguments.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error("this machine shows torch no GPU; leave out --device to use the CPU")
     torch.set_num_threads(arguments.threads)
     tokenizer = embedded_tokenizer(arguments.out / "tokenizer")
     reader = new_reader().to(arguments.device)

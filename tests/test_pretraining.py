@@ -92,13 +92,31 @@ def test_strokes_are_told_by_direction_number_and_arrow():
     assert all(0 < kind < STROKES for kind in right | left | kinds((0, 0), (9, -30), lines=3))
 
 
-def test_every_entry_of_the_vocabulary_is_among_the_strings_that_are_read():
-    from pretraining.texts import alphabet, entries
+def test_every_ascii_entry_of_the_vocabulary_is_among_the_strings_that_are_read(tokenizer):
+    from pretraining.texts import _joined_entries, alphabet, entries
 
+    known = {tokenizer.decode([number]).strip(" ") for number in tokenizer.get_vocab().values()}
+    special = set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab())
+    asked = {t for t in known - special if len(t) > 1 and t.isascii() and t.isprintable()}
     words, signs = entries()
+    assert asked == set(words) | set(signs)
     assert {"</", '="', '{"'} <= set(signs)
-    assert {"td", "xychart"} & set(words)
     assert set("".join(words + signs)) <= set(alphabet())
+    rng = random.Random(1)
+    drawn = " ".join(_joined_entries(rng) for _ in range(400))
+    assert all(each in drawn for each in signs)
+
+
+def test_a_share_of_named_strokes_is_not_spoiled_by_pages_without_any(tokenizer):
+    import pretrain_embedded
+    from pretraining.batches import Level, tower_batch
+    from pretraining.lessons import _mean
+
+    reader = pretrain_embedded.new_reader()
+    batch = tower_batch(Level(((4, 2),), 20, 64), "none drawn")
+    losses = reader.tower_losses(batch)
+    assert torch.isfinite(losses["loss"])
+    assert _mean([float(losses["traced"]), 0.25, 0.75]) == 0.5
 
 
 def test_a_batch_is_the_same_whenever_it_is_asked_for(tokenizer):

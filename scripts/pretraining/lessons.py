@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -116,18 +117,18 @@ class Course:
             prefetch_factor=6,
         )
         began, seen = time.monotonic(), 0
-        sums: dict[str, float] = {}
+        seen_figures: dict[str, list[float]] = {}
         for batch in batches:
             losses = self._learn(lesson, batch)
             seen += len(batch.pages)
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) / 50
+                seen_figures.setdefault(name, []).append(float(value.detach()))
             self.step += 1
             if self.step % 50 == 0:
                 rate = seen / (time.monotonic() - began)
-                figures = " ".join(f"{name} {value:.4f}" for name, value in sums.items())
+                figures = " ".join(f"{n} {_mean(each):.4f}" for n, each in seen_figures.items())
                 log(f"{lesson.name} {self.step}/{lesson.steps} {figures} {rate:.0f} pages/s")
-                sums = {}
+                seen_figures = {}
             if self.step % 250 == 0:
                 self.save()
 
@@ -145,6 +146,12 @@ class Course:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return losses
+
+
+def _mean(values: list[float]) -> float:
+    """Over those that are numbers: a batch without a drawing says nothing of strokes."""
+    there = [value for value in values if not math.isnan(value)]
+    return sum(there) / len(there) if there else math.nan
 
 
 def _groups(reader: Reader) -> list[dict[str, Any]]:

@@ -127,12 +127,14 @@ def _weights(classes: int) -> torch.Tensor:
 def _slot_loss(
     logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross entropy, and the share of filled slots that are named rightly; 0 where none is."""
+    """Cross entropy, and the share of filled slots that are named rightly, nan where
+    none is filled.
+    """
     logits, labels = logits.float().view(-1, weights.numel()), labels.view(-1)
     right = logits.argmax(-1) == labels
     there = labels > 0
-    share = (right & there).sum() / there.sum().clamp(min=1)
-    # A mean over no slot would be no number.
+    share = right[there].float().mean()
+    # Its mean over no slot would be no number, and spoil the sum of losses.
     total = cross_entropy(logits, labels, weight=weights, reduction="sum")
     counted = weights[labels.clamp(min=0)] * (labels != IGNORED)
     return total / counted.sum().clamp(min=1), share.detach()

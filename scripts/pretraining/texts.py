@@ -1,8 +1,8 @@
 """What stands on the pages: numbers, words, codes and strings of every kind, none of them a task's.
 
 Words and Hangul are those that the tasks' generators use; formats are not: nothing here is HTML,
-Mermaid, SMILES or JSON, but their signs, and every entry of the tokenizer's vocabulary, occur in
-random strings, so that each can be read and written.
+Mermaid, SMILES or JSON, but their signs, and the entries of the tokenizer's vocabulary in ASCII,
+occur in random strings, so that each can be read and written.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import numpy as np
+
 from vlmpipe.encoding.conversation import Message
 
 
@@ -36,12 +38,36 @@ class Completion:
 
 @dataclass(frozen=True)
 class Score:
-    """Teacher forcing of a given answer."""
+    """How likely a given answer is, teacher-forced."""
 
     loss: float
     """Mean negative log-likelihood, nats a token, end of turn included."""
 
     tokens: int
+
+
+@dataclass(frozen=True)
+class Forced:
+    """Teacher forcing of a given answer: T tokens, V in the vocabulary."""
+
+    targets: np.ndarray
+    """[T] int64: the answer's token ids, end of turn included."""
+
+    logits: np.ndarray
+    """[T, V] float32: row t is what the model expects where token t stands."""
+
+    def score(self) -> Score:
+        """Mean negative log-likelihood of the targets."""
+        chosen = log_softmax(self.logits)[np.arange(len(self.targets)), self.targets]
+        return Score(loss=float(-chosen.mean()), tokens=len(self.targets))
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log-probabilities along the last axis, in float64."""
+    rows = logits.astype(np.float64)
+    rows -= rows.max(axis=-1, keepdims=True)
+    rows -= np.log(np.exp(rows).sum(axis=-1, keepdims=True))
+    return rows
 
 
 class Engine(Protocol):
@@ -59,3 +85,10 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free what the engine holds."""
+
+
+class ForcingEngine(Engine, Protocol):
+    """An engine in this process, which can be asked for whole distributions."""
+
+    def forced(self, messages: Sequence[Message], answer: str) -> Forced:
+        """Logits over the whole vocabulary at each token of `answer`, teacher-forced."""

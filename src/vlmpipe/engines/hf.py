@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
+
 from vlmpipe.encoding.conversation import Message
-from vlmpipe.encoding.encoder import Encoded, Encoder
-from vlmpipe.engines.base import Completion, Score
+from vlmpipe.encoding.encoder import IGNORED, Encoded, Encoder
+from vlmpipe.engines.base import Completion, Forced, Score
 
 
 class HfEngine:
@@ -58,18 +60,20 @@ class HfEngine:
 
     def score(self, messages: Sequence[Message], answer: str) -> Score:
         """Mean negative log-likelihood of the answer, end of turn included, in nats a token."""
-        import torch
+        return self.forced(messages, answer).score()
 
+    def forced(self, messages: Sequence[Message], answer: str) -> Forced:
+        """Logits over the whole vocabulary at each token of the answer and its end of turn."""
         turns = [*messages, Message("assistant", (answer,))]
         encoded = self._encoder.encode_sample(turns, scope="assistant")
         start = _last_answer_start(encoded.labels)
+        targets = np.array([label for label in encoded.labels[start:] if label != IGNORED])
         with self._inference():
-            logits = self._model(**self.model_inputs(encoded), use_cache=False).logits[0]
-        targets = torch.tensor(encoded.labels[start:], device=logits.device)
-        loss = torch.nn.functional.cross_entropy(
-            logits[start - 1 : -1].float(), targets, ignore_index=-100
-        )
-        return Score(loss=float(loss), tokens=int((targets != -100).sum()))
+            # Rows of the prompt would be computed to be thrown away: 152,000 values a token.
+            kept = len(encoded.labels) - start + 1
+            inputs = self.model_inputs(encoded)
+            logits = self._model(**inputs, use_cache=False, logits_to_keep=kept).logits[0]
+        return Forced(targets, logits[: len(targets)].float().cpu().numpy())
 
     def model_inputs(self, encoded: Encoded) -> dict[str, Any]:
         """Tensors of one conversation, batch of one, on the model's device."""

@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -15,7 +16,8 @@ from PIL import Image
 from vlmpipe.encoding.chat import IMAGE_SLOT, Segment, render, render_segments
 from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.encoding.conversation import Message
-from vlmpipe.engines.base import Completion, Score
+from vlmpipe.encoding.images import to_rgb
+from vlmpipe.engines.base import Completion, Forced, Score
 from vlmpipe.engines.llama_runtime import LlamaRuntime, available_cpus
 from vlmpipe.engines.llama_vision import Chunk, VisionProjector
 from vlmpipe.errors import ArtifactError, StageError
@@ -64,11 +66,13 @@ class LlamaCppEngine:
         n_ctx: int | None = None,
         n_threads: int | None = None,
         n_gpu_layers: int = 0,
+        resize: Literal["contract", "runtime"] = "contract",
     ) -> None:
         """Load the files and hold them against the contract.
 
         `n_ctx` defaults to what the data needs and room for an answer, `n_threads` to the cores
-        at hand; `n_gpu_layers` -1 puts all on the GPU.
+        at hand; `n_gpu_layers` -1 puts all on the GPU. `resize="runtime"` hands images over as
+        they are, as a client of the bare runtime does: to measure what that costs.
 
         Raises:
             ArtifactError: when a file cannot be loaded, the pair does not fit the contract, or
@@ -76,6 +80,7 @@ class LlamaCppEngine:
         """
         self.name = name
         self.contract = contract
+        self._resize = resize
         if contract.has_vision != (mmproj is not None):
             needs = "an mmproj file" if contract.has_vision else "no mmproj file"
             raise ArtifactError(f"a {contract.family} model takes {needs} beside {gguf}")
@@ -150,20 +155,28 @@ class LlamaCppEngine:
         Raises:
             PromptTooLongError: when both together do not fit the context.
         """
+        return self.forced(messages, answer).score()
+
+    def forced(self, messages: Sequence[Message], answer: str) -> Forced:
+        """Logits over the whole vocabulary at each token of the answer and its end of turn.
+
+        Raises:
+            PromptTooLongError: when both together do not fit the context.
+        """
         turns = self.contract.conversation(messages)
         whole = [*turns, Message("assistant", (answer,))]
         segments = render_segments(self.contract.chat_template, whole)
         last = max(index for index, segment in enumerate(segments) if segment.answer)
         targets = self._runtime.tokenize(segments[last].text)
+        logits = np.empty((len(targets), self._runtime.vocab_size), dtype=np.float32)
         with self._prompt(segments[:last], turns) as chunks:
             total = sum(chunk.n_tokens for chunk in chunks) + len(targets)
             if total > self.n_ctx:
                 raise PromptTooLongError(total, self.n_ctx)
-            position, row = self._prefill_logits(chunks)
-        losses = [_negative_log_likelihood(row, targets[0])]
-        rows = self._runtime.evaluate(targets[:-1], position, logits="all")
-        losses += [_negative_log_likelihood(logits, targets[i + 1]) for i, logits in rows]
-        return Score(loss=float(np.mean(losses)), tokens=len(targets))
+            position, logits[0] = self._prefill_logits(chunks)
+        for index, row in self._runtime.evaluate(targets[:-1], position, logits="all"):
+            logits[index + 1] = row
+        return Forced(np.array(targets), logits)
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a prompt as llama.cpp sees it; -1 for each token of an image."""
@@ -171,6 +184,10 @@ class LlamaCppEngine:
         text = render(self.contract.chat_template, turns, add_generation_prompt=True)
         with self._prompt([Segment(text, answer=False)], turns) as chunks:
             return [id_ for chunk in chunks for id_ in chunk.tokens or [-1] * chunk.n_tokens]
+
+    def handed_over(self, image: Image.Image) -> Image.Image:
+        """The image as the runtime is given it."""
+        return to_rgb(image) if self._resize == "runtime" else self.contract.grid.prepare(image)
 
     def close(self) -> None:
         """Free the model and the tower."""
@@ -229,7 +246,7 @@ class LlamaCppEngine:
         for other in others:
             if self._vision is None:
                 raise StageError(f"a {self.contract.family} model takes no images")
-            yield self.contract.grid.prepare(next(images))
+            yield self.handed_over(next(images))
             if other:
                 yield other
 
@@ -284,9 +301,3 @@ def _completion(text: str, run: _Run) -> Completion:
         seconds=now - run.started,
         first_token_seconds=(run.first_token_at or now) - run.started,
     )
-
-
-def _negative_log_likelihood(logits: np.ndarray, target: int) -> float:
-    row = logits.astype(np.float64)
-    top = row.max()
-    return float(top + np.log(np.exp(row - top).sum()) - row[target])

@@ -10,6 +10,7 @@ from vlmpipe.config.data import DataConfig
 from vlmpipe.config.deploy import DeployConfig
 from vlmpipe.config.merge import MergeConfig
 from vlmpipe.config.model import ModelConfig
+from vlmpipe.config.parity import ParityConfig
 from vlmpipe.config.run import RunConfig
 from vlmpipe.config.train import TrainConfig
 from vlmpipe.config.validate import ValidateConfig
@@ -26,5 +27,6 @@ class Config(Section):
     """Section `validate`; pydantic models have a method of that name."""
 
     merge: MergeConfig = MergeConfig()
+    parity: ParityConfig = ParityConfig()
     convert: ConvertConfig = ConvertConfig()
     deploy: DeployConfig = DeployConfig()

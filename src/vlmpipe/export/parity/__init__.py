@@ -1,0 +1,1 @@
+"""The parity ladder: is the model that is handed on still the model that was given?"""

@@ -14,7 +14,7 @@ from vlmpipe.data.store import load_split
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.encoding.images import ImageGrid
 from vlmpipe.errors import ArtifactError, StageError
-from vlmpipe.pipeline.files import why_unreadable, write_json
+from vlmpipe.pipeline.files import write_json
 
 PROBES_NAME = "probes.json"
 LOOKED_AT = 4
@@ -79,7 +79,7 @@ def read_probes(folder: Path, data: Path) -> ProbeSet:
         ids, digest = [row["id"] for row in record["samples"]], record["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise ArtifactError(
-            f"{path} cannot be read as a probe set: {why_unreadable(exc)}",
+            f"{path} cannot be read as a probe set: {exc}",
             "choose it again: `vlmpipe run-all --force merge` with the same options",
         ) from exc
     found = _by_id(data, ids)

@@ -262,34 +262,65 @@ DEPLOYED = {
         {"name": "POST /chat", "passed": True, "detail": "12 tokens"},
     ]
 }
+
+
+def rung(name: str, against: str, kld: float, limit: float | None = None) -> dict[str, Any]:
+    """A line of parity.json."""
+    passed = limit is None or kld <= limit
+    return {
+        "rung": name,
+        "against": against,
+        "kld_mean": kld,
+        "kld_p99": kld * 20,
+        "top1_agreement": 1.0 - kld / 10,
+        "exact_match": 1.0,
+        "metric": 0.971,
+        "loss": 0.9,
+        "limit": limit,
+        "passed": passed,
+        "why": None if passed else f"KL divergence {kld} nats a token, limit {limit}",
+    }
+
+
+FILES = (("f16", 12_400_000, 3.3e-8), ("q8_0", 6_900_000, 1e-5), ("q2_k", 3_100_000, 0.812))
 CONVERTED: dict[str, Any] = {
     "quant_table.json": {
-        "probes": ["table-7"],
-        "merged_loss": 0.9,
+        "metric": "teds",
+        "merged_metric": 0.9715,
         "rows": [
             {
                 "quant": quant,
                 "file": f"demo-finetune-{quant}.gguf",
                 "size_bytes": size,
                 "tensor_types": {"F16": 3},
+                "kld_mean": kld,
+                "kld_adapter": kld + 3e-4,
+                "metric": 0.97,
+                "loss": 0.9012,
                 "prompt_tokens_per_second": 812.4,
                 "answer_tokens_per_second": 101.2,
-                "loss": 0.9012,
-                "drift": drift,
-                "same_answers": 1,
-                "excluded": None if drift < 0.5 else "loss drifted by +0.812 nats a token",
+                "memory_mib": 187.4,
+                "excluded": None if kld < 0.5 else "KL divergence 0.812 nats a token, limit 0.15",
             }
-            for quant, size, drift in (
-                ("f16", 12_400_000, 0.0),
-                ("q8_0", 6_900_000, 0.0004),
-                ("q2_k", 3_100_000, 0.812),
-            )
+            for quant, size, kld in FILES
         ],
+    },
+    "parity.json": {
+        "probe": {"sha256": "0" * 64, "count": 32, "off_grid": 24, "samples": []},
+        "rungs": [
+            rung("merged", "adapter-on-w16", 1.2e-7, 1e-3),
+            rung("merged", "adapter", 3.1e-4, 0.3),
+            rung("f16", "merged", 3.3e-8, 1e-4),
+            rung("q2_k", "f16", 0.812, 0.15),
+        ],
+        "recommended": "q8_0",
+        "why": "the smallest of 2 whose task metric lies within 0.02 of the merged model's",
+        "diagnosis": None,
     },
     "artifacts.json": {
         "quants": {"f16": "demo-finetune-f16.gguf", "q8_0": "demo-finetune-q8_0.gguf"},
         "mmproj": "demo-finetune-mmproj-f16.gguf",
         "recommended": "q8_0",
-        "excluded": {"q2_k": "loss drifted by +0.812 nats a token"},
+        "excluded": {"q2_k": "KL divergence 0.812 nats a token, limit 0.15"},
     },
 }

@@ -14,16 +14,18 @@ from pathlib import Path
 import pytest
 
 from report_fakes import (
+    CONVERTED,
     TABLE,
     prediction,
     publish,
     publish_validate,
     publish_whole_run,
+    rung,
     write_broken_json,
 )
 from vlmpipe.errors import ArtifactError
 from vlmpipe.evaluation.report import write_report
-from vlmpipe.evaluation.report.page import figure, readable_seconds, readable_size
+from vlmpipe.evaluation.report.page import figure, readable_seconds, readable_size, share, tiny
 from vlmpipe.evaluation.report.serving import serve_argv
 
 HOSTILE = (
@@ -74,13 +76,15 @@ def test_whole_run_shows_every_part(run):
         "8 held-out samples",
         "Scope assistant_after_image",
         "Convert the table in the image to HTML.",
-        "loss drifted by +0.812 nats a token",
+        "q2_k against f16: KL divergence 0.812 nats a token, limit 0.15",
+        "the smallest of 2 whose task metric",
+        "24 of them with pictures that have to be resized",
         "vlmpipe serve -c configs/tiny.yaml run.name=demo",
         "curl http://127.0.0.1:8000/health",
         "torch 2.13.0",
     ):
         assert expected in page.text
-    assert sum(tag == "svg" for tag, _ in page.elements) == 2
+    assert sum(tag == "svg" for tag, _ in page.elements) == 4
     assert sum(tag == "img" for tag, _ in page.elements) == 2
 
 
@@ -296,3 +300,37 @@ def test_browser_runs_nothing_that_an_answer_carries(run, tmp_path):
     assert not found["hacked"]
     assert console == []
     assert found["images"] == found["loaded"] == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(3.3e-8, "3.3e-8"), (0.00031, "0.00031"), (0.812, "0.81"), (0, "0")]
+)
+def test_divergences_are_readable_at_any_size(value, text):
+    assert tiny(value) == text
+    assert tiny(None) == tiny(True) == "–"
+
+
+def test_a_share_is_whole_only_where_nothing_is_missing():
+    assert share(1.0) == "100 %"
+    assert share(0.99999) == "99.9 %"
+    assert share(0.9412) == "94.1 %"
+    assert share(None) == "–"
+
+
+def test_a_failed_rung_is_marked_and_its_fault_named(run):
+    fault = {"part": "vision features", "found": "they differ by 31 %", "at_fault": "conversion"}
+    ladder = CONVERTED["parity.json"] | {"diagnosis": fault}
+    publish(run, "convert", files={"parity.json": json.dumps(ladder)})
+    page = Page(write_report(run))
+    assert "q2_k failed f16 0.81" in page.text
+    assert "First departs: vision features (they differ by 31 %). At fault: the conversion." in (
+        page.text
+    )
+
+
+def test_the_rung_that_deploy_measured_stands_below_those_of_convert(run):
+    publish(run, "convert", files={"parity.json": json.dumps(CONVERTED["parity.json"])})
+    served = {"probe": {"count": 8}, "rungs": [rung("served", "q8_0 in process", 1e-9, 1e-3)]}
+    publish(run, "deploy", files={"parity.json": json.dumps(served)})
+    text = Page(write_report(run)).text
+    assert text.index("q2_k failed") < text.index("served q8_0 in process")

@@ -20,6 +20,8 @@ from vlmpipe.evaluation.report.figures import (
 )
 from vlmpipe.evaluation.report.gallery import shown_samples
 from vlmpipe.evaluation.report.loss_curve import loss_curves
+from vlmpipe.evaluation.report.parity import parity_of
+from vlmpipe.evaluation.report.quant_plot import quant_plot
 from vlmpipe.evaluation.report.serving import serving_commands
 from vlmpipe.evaluation.report.stages import (
     PublishedStage,
@@ -56,6 +58,7 @@ def gather(run_folder: Path, cached: frozenset[str]) -> dict[str, Any]:
         "training": _training(stages),
         "validation": _validation(stages, results),
         "samples": shown_samples(stages["validate"], results) if "validate" in stages else [],
+        "parity": parity_of(stages),
         "quants": _quants(stages),
         "service": _service(stages),
         "settings": _settings(stages),
@@ -120,9 +123,14 @@ def _quants(stages: Stages) -> dict[str, Any] | None:
     if convert is None:
         return None
     artifacts = _json_object(stages, "convert", "artifacts.json")
+    table = _json_object(stages, "convert", "quant_table.json")
+    rows, recommended = table.get("rows", []), artifacts.get("recommended")
     return {
-        "rows": _json_object(stages, "convert", "quant_table.json").get("rows", []),
-        "recommended": artifacts.get("recommended"),
+        "rows": rows,
+        "metric": title_of(str(table.get("metric", ""))),
+        "merged_metric": table.get("merged_metric"),
+        "plots": [Markup(plot) for plot in quant_plot(rows, recommended) or ()],
+        "recommended": recommended,
         "excluded": artifacts.get("excluded") or {},
         "files": _artifact_files(artifacts),
     }

@@ -47,6 +47,8 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "figure": figure,
+        "tiny": tiny,
+        "share": share,
         "seconds": readable_seconds,
         "size": readable_size,
         "cell": cell,
@@ -68,6 +70,25 @@ def figure(value: Any, digits: int = 3) -> str:
         return f"{value:.1f}"
     small = abs(value) < 10**-digits
     return f"{value:.2g}" if small else f"{value:.{digits}f}"
+
+
+def tiny(value: Any) -> str:
+    """A number of any size in two significant digits: `0.00031`, `3.3e-8`."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "–"
+    if value == 0 or abs(value) >= 1e-4:
+        return f"{value:.2g}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def share(value: Any) -> str:
+    """A share as a percentage, `100 %` only where it is all."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "–"
+    if value < 1 and round(value * 100, 1) == 100.0:
+        return "99.9 %"
+    return f"{value * 100:.1f} %".replace(".0 %", " %")
 
 
 def cell(value: Any) -> str:

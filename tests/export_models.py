@@ -88,7 +88,6 @@ def merged_folder(family: str, folder: Path) -> Path:
         FAMILIES[family],
         read_adapter(folder / "adapter"),
         target,
-        shard_bytes=10**9,
     )
     copy_model_files(base, target, contract_of(family), dtype=report.dtype)
     return target

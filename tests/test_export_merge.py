@@ -19,15 +19,13 @@ import export_models as models
 from vlmpipe.errors import StageError
 from vlmpipe.export.adapter import read_adapter
 from vlmpipe.export.merge import MergeReport, merge_adapter, merge_full
+from vlmpipe.export.merge_plan import HeldIn
 from vlmpipe.export.model_files import copy_model_files
-from vlmpipe.export.weights import Checkpoint
+from vlmpipe.export.safetensors_stream import read_header
+from vlmpipe.export.weights import INDEX_NAME, Checkpoint, weights_digest
 from vlmpipe.models.checkpoint_keys import candidate_keys, checkpoint_key, parameter_name
 from vlmpipe.models.families import FAMILIES
 from vlmpipe.models.loading import load_model
-
-BIG = 10**9
-SHARD_BYTES = 1_200_000
-"""A little more than the largest tensor, the embedding: no shard need hold it with another."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +48,13 @@ def text_adapter(bases: Callable[[str], Path], tmp_path_factory: pytest.TempPath
 
 
 def fold(
-    base: Path, adapter: Path, family: str, target: Path, *, dtype: str = "auto", shard: int = BIG
+    base: Path,
+    adapter: Path,
+    family: str,
+    target: Path,
+    *,
+    dtype: str = "auto",
+    held_in: HeldIn | None = None,
 ) -> MergeReport:
     target.mkdir(parents=True)
     report = merge_adapter(
@@ -59,7 +63,8 @@ def fold(
         read_adapter(adapter),
         target,
         dtype=dtype,
-        shard_bytes=shard,
+        held_in=held_in,
+        lineage={"vlmpipe.run": "a run"},
     )
     copy_model_files(base, target, models.contract_of(family), dtype=report.dtype)
     return report
@@ -85,7 +90,7 @@ def test_merged_model_answers_as_pefts_own_merge(
 ) -> None:
     base = bases(family)
     tuned = models.random_adapter(base, family, tmp_path / "adapter")
-    report = fold(base, tmp_path / "adapter", family, tmp_path / "merged", shard=10**6)
+    report = fold(base, tmp_path / "adapter", family, tmp_path / "merged")
     reference = rounded(tuned.merge_and_unload())
     merged = load_model(tmp_path / "merged")
     layers = merged.config.get_text_config().num_hidden_layers
@@ -97,23 +102,24 @@ def test_merged_model_answers_as_pefts_own_merge(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", models.FAMILY_NAMES)
-def test_merged_folder_keeps_the_layout_of_the_base(
+def test_merged_files_mirror_the_base(
     family: str, bases: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    base = bases(family)
+    base = in_shards(bases(family), tmp_path / "base")
     models.random_adapter(base, family, tmp_path / "adapter")
-    fold(base, tmp_path / "adapter", family, tmp_path / "merged", shard=SHARD_BYTES)
-    index = json.loads((tmp_path / "merged" / "model.safetensors.index.json").read_text())
-    shards = {name: load_file(tmp_path / "merged" / name) for name in index["weight_map"].values()}
-    assert Checkpoint(tmp_path / "merged").keys == Checkpoint(base).keys
-    assert all(key in shards[name] for key, name in index["weight_map"].items())
-    sizes = {
-        name: sum(t.numel() * t.element_size() for t in tensors.values())
-        for name, tensors in shards.items()
-    }
-    assert sum(sizes.values()) == index["metadata"]["total_size"]
-    assert all(size <= SHARD_BYTES for size in sizes.values())
-    assert len(shards) > 1
+    report = fold(base, tmp_path / "adapter", family, tmp_path / "merged")
+    assert report.proof is not None
+    assert len(report.proof.shards) == 3
+    for name in report.proof.shards:
+        before, after = read_header(base / name), read_header(tmp_path / "merged" / name)
+        assert [span.key for span in after.spans] == [span.key for span in before.spans]
+        assert [s.key for s in after.by_place] == [s.key for s in before.by_place]
+        assert after.metadata == {**before.metadata, "vlmpipe.run": "a run"}
+    index = [
+        json.loads((folder / INDEX_NAME).read_text()) for folder in (base, tmp_path / "merged")
+    ]
+    assert index[0] == index[1]
+    assert report.proof.digest == weights_digest(tmp_path / "merged")
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
@@ -260,7 +266,7 @@ def test_update_that_vanishes_is_refused(
 @pytest.mark.parametrize(
     "setting",
     [
-        {"use_dora": True},
+        {"use_qalora": True},
         {"bias": "lora_only"},
         {"peft_type": "IA3"},
         {"init_lora_weights": "pissa"},
@@ -298,7 +304,6 @@ def test_full_training_is_cast_and_counted(bases: Callable[[str], Path], tmp_pat
         FAMILIES["qwen2_5_vl"],
         Checkpoint(trained),
         tmp_path / "merged",
-        shard_bytes=BIG,
     )
     assert (report.replaced_changed, report.adapted) == (1, 0)
     assert report.replaced == report.tensors
@@ -311,7 +316,7 @@ def test_full_training_that_changed_nothing_is_refused(
     base = Checkpoint(bases("qwen3"))
     (tmp_path / "merged").mkdir()
     with pytest.raises(StageError, match="nothing was learned"):
-        merge_full(base, FAMILIES["qwen3"], base, tmp_path / "merged", shard_bytes=BIG)
+        merge_full(base, FAMILIES["qwen3"], base, tmp_path / "merged")
 
 
 def test_model_folder_states_the_contract(bases: Callable[[str], Path], tmp_path: Path) -> None:
@@ -356,6 +361,23 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("no small file system can be mounted here (needs root)")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+def in_shards(base: Path, folder: Path, count: int = 3) -> Path:
+    """A copy of the base in several files with an order, names and metadata of their own."""
+    shutil.copytree(base, folder)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    places: dict[str, str] = {}
+    for number in range(count):
+        name = f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+        part = {key: weights[key] for key in list(weights)[number::count]}
+        save_file(part, folder / name, metadata={"format": "pt", "part": str(number)})
+        places |= dict.fromkeys(part, name)
+    size = sum(tensor.nbytes for tensor in weights.values())
+    index = {"metadata": {"total_size": size, "note": "the base's"}, "weight_map": places}
+    (folder / INDEX_NAME).write_text(json.dumps(index))
+    return folder
 
 
 def copied(adapter: Path, tmp_path: Path) -> Path:

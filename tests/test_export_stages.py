@@ -12,12 +12,14 @@ import pytest
 
 import export_models as models
 from vlmpipe.config import Config, parse_config
+from vlmpipe.config.train import QuantizationSection
 from vlmpipe.data.prepare import prepare_data
 from vlmpipe.encoding.contract import read_contract
 from vlmpipe.errors import ConfigError, StageError
 from vlmpipe.export.card import base_name, flat_facts
 from vlmpipe.export.merged_model import judge_merge
 from vlmpipe.export.trial import QuantRow, recommended, why_excluded
+from vlmpipe.models.adapter_base import record_adapter_base
 from vlmpipe.models.base import read_base, resolve_base
 from vlmpipe.pipeline import Outcome, StageContext
 from vlmpipe.pipeline.events import SilentReporter
@@ -65,6 +67,9 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     base = resolve_base(config.model, folders["setup"])
     prepare_data(config, folders["setup"] / "data", SilentReporter())
     models.random_adapter(base.folder, FAMILY, folders["train"] / "adapter")
+    record_adapter_base(
+        folders["train"] / "adapter", base, dtype="bfloat16", quantization=QuantizationSection()
+    )
     contract = models.contract_of(FAMILY)
     contract.model_copy(update={"context_length": 2048}).write(folders["train"])
     metrics = {"heldout/teds/tuned": 0.25, "speed/tokens_per_second/tuned": 9.0}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from vlmpipe.config.base import GateMode, Section
@@ -10,8 +12,10 @@ from vlmpipe.config.base import GateMode, Section
 class MergeConfig(Section):
     """Folding the adapter into the base weights."""
 
-    max_shard_size: str = Field("5GB", pattern=r"^\d+(MB|GB)$")
-    """Size of each safetensors file."""
+    base: Literal["w16", "dequant", "auto"] = "w16"
+    """What the adapter of a QLoRA training is folded into. w16: the base's own 16-bit weights;
+    dequant: what its 4-bit weights really held, which is what the adapter was trained on, with
+    their noise; auto: whichever of the two answers better. Other trainings have only w16."""
 
     probes: int = Field(3, ge=1)
     """Samples answered before and after the merge."""

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmpipe.errors import StageError
-from vlmpipe.export.weights import open_shard
+from vlmpipe.export.fold import Factors
+from vlmpipe.export.safetensors_stream import open_shard
 
 PREFIX = "base_model.model."
 CONFIG_NAME = "adapter_config.json"
@@ -22,7 +23,6 @@ FOREIGN_INITIALISATIONS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations of PEFT that alter the base weights: folding into the original ones is wrong."""
 
 _REFUSED_WHEN_SET = (
-    "use_dora",
     "use_qalora",
     "lora_bias",
     "fan_in_fan_out",
@@ -40,25 +40,12 @@ _REFUSED_WHEN_SET = (
 
 
 @dataclass(frozen=True)
-class Factors:
-    """One module's update: `scale * up @ down`."""
-
-    down: Any
-    """A, [rank, in]."""
-
-    up: Any
-    """B, [out, rank]."""
-
-    scale: float
-
-    def delta(self) -> Any:
-        """The update in float32, [out, in]."""
-        return self.scale * (self.up.float() @ self.down.float())
-
-
-@dataclass(frozen=True)
 class Adapter:
     """Everything that training changed."""
+
+    folder: Path
+    keys: frozenset[str]
+    """Every key of its file."""
 
     factors: Mapping[str, Factors]
     """By module name, `model.language_model.layers.0.self_attn.q_proj`."""
@@ -69,6 +56,15 @@ class Adapter:
     rank: int
     scale: float
     target_modules: str | tuple[str, ...]
+    saved_modules: tuple[str, ...] = ()
+    """Modules that were unfrozen, by full name or by the last parts of it (modules_to_save)."""
+
+    def keys_of(self, name: str) -> tuple[str, ...]:
+        """Keys of the file that hold the factors of a module, or a replaced tensor."""
+        own = f"{PREFIX}{name}"
+        return tuple(
+            sorted(key for key in self.keys if key == own or key.startswith(f"{own}.lora_"))
+        )
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -82,23 +78,21 @@ def read_adapter(folder: Path) -> Adapter:
     _refuse_unsupported(settings, folder)
     tensors = _read_tensors(folder / WEIGHTS_NAME)
     pairs, others = _paired(tensors)
-    saved = bool(settings.get("modules_to_save"))
-    if others and not saved:
-        raise StageError(
-            f"{folder / WEIGHTS_NAME} holds {len(others)} tensors that belong to no LoRA pair",
-            RETRAIN,
-            problems=sorted(others)[:5],
-        )
+    saved = tuple(settings.get("modules_to_save") or ())
+    _refuse_unexpected(others, saved, folder / WEIGHTS_NAME)
     factors = {module: _factors(module, pair, settings) for module, pair in pairs.items()}
     # Those two narrow the targets further; then only pairs that are there can be judged.
     narrowed = settings.get("layers_to_transform") or settings.get("exclude_modules")
     targets = () if narrowed else settings.get("target_modules") or ()
     return Adapter(
+        folder=folder,
+        keys=frozenset(tensors),
         factors=factors,
         replaced=others,
         rank=int(settings["r"]),
         scale=_scale(settings, int(settings["r"]), int(settings["lora_alpha"])),
         target_modules=targets if isinstance(targets, str) else tuple(targets),
+        saved_modules=saved,
     )
 
 
@@ -111,6 +105,12 @@ def missing_modules(adapter: Adapter, modules: Iterable[str]) -> list[str]:
         ends = tuple(f".{target}" for target in targets)
         matches = (name for name in modules if name in targets or name.endswith(ends))
     return sorted(set(matches) - set(adapter.factors))
+
+
+def missing_parameters(adapter: Adapter, parameters: Iterable[str]) -> list[str]:
+    """Parameters of unfrozen modules for which the adapter brings no tensor."""
+    wanted = (name for name in parameters if _is_saved(name, adapter.saved_modules))
+    return sorted(set(wanted) - set(adapter.replaced))
 
 
 def refuse_non_finite(name: str, tensor: Any, where: Path) -> None:
@@ -148,6 +148,21 @@ def _refuse_unsupported(settings: Mapping[str, Any], folder: Path) -> None:
         )
 
 
+def _refuse_unexpected(others: Iterable[str], saved: Iterable[str], path: Path) -> None:
+    strangers = sorted(name for name in others if not _is_saved(name, saved))
+    if strangers:
+        raise StageError(
+            f"{path} holds {len(strangers)} tensors that belong to no LoRA pair and to no module"
+            " of modules_to_save",
+            RETRAIN,
+            problems=strangers[:5],
+        )
+
+
+def _is_saved(parameter: str, saved: Iterable[str]) -> bool:
+    return any(f".{module}." in f".{parameter}" for module in saved)
+
+
 def _read_tensors(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise StageError(f"{path} is missing", RETRAIN)
@@ -159,22 +174,27 @@ def _read_tensors(path: Path) -> dict[str, Any]:
 
 
 def _paired(tensors: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Factors by module and side (`A`, `B`), and whole tensors by parameter name."""
+    """Factors by module and side (`A`, `B`; `M`, DoRA's magnitude), and whole tensors by name."""
     pairs: dict[str, dict[str, Any]] = {}
     others: dict[str, Any] = {}
     for key, tensor in tensors.items():
         name = key.removeprefix(PREFIX)
-        match = re.fullmatch(r"(.+)\.lora_([AB])\.weight", name)
+        match = re.fullmatch(r"(.+)\.lora_(?:([AB])\.weight|magnitude_vector(?:\.weight)?)", name)
         if match:
-            pairs.setdefault(match[1], {})[match[2]] = tensor
+            pairs.setdefault(match[1], {})[match[2] or "M"] = tensor
         else:
             others[name] = tensor
     return pairs, others
 
 
 def _factors(module: str, pair: Mapping[str, Any], settings: Mapping[str, Any]) -> Factors:
-    if set(pair) != {"A", "B"}:
-        raise StageError(f"the adapter of {module} has only lora_{next(iter(pair))}", RETRAIN)
+    wanted = {"A", "B", "M"} if settings.get("use_dora") else {"A", "B"}
+    if set(pair) != wanted:
+        raise StageError(
+            f"the adapter of {module} has the parts {sorted(pair)} where {CONFIG_NAME} asks for"
+            f" {sorted(wanted)} (M: the magnitude of DoRA)",
+            RETRAIN,
+        )
     rank = int(_by_pattern(module, settings.get("rank_pattern"), settings["r"]))
     alpha = int(_by_pattern(module, settings.get("alpha_pattern"), settings["lora_alpha"]))
     down, up = pair["A"], pair["B"]
@@ -184,7 +204,8 @@ def _factors(module: str, pair: Mapping[str, Any], settings: Mapping[str, Any]) 
             f" {CONFIG_NAME} says {rank}: the two files are of different trainings",
             RETRAIN,
         )
-    return Factors(down, up, _scale(settings, rank, alpha))
+    magnitude = pair["M"].float().reshape(-1) if "M" in pair else None
+    return Factors(down.float(), up.float(), _scale(settings, rank, alpha), magnitude)
 
 
 def _by_pattern(module: str, patterns: Mapping[str, Any] | None, default: Any) -> Any:

@@ -1,21 +1,19 @@
-"""Trained weights into the base's 16-bit tensors, in the base checkpoint's own key layout."""
+"""Trained weights into the base's 16-bit tensors, streamed over the base's own files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vlmpipe.errors import StageError
-from vlmpipe.export.adapter import RETRAIN, Adapter, Factors, missing_modules
-from vlmpipe.export.weights import Checkpoint, ShardWriter
-from vlmpipe.models.checkpoint_keys import checkpoint_key, parameter_name
+from vlmpipe.export.adapter import Adapter
+from vlmpipe.export.merge_plan import HeldIn, Plan, plan_adapter, plan_full
+from vlmpipe.export.merge_proof import MergeProof, ShardProof, prove_merge, prove_shard
+from vlmpipe.export.rewrite import rewrite
+from vlmpipe.export.safetensors_stream import ShardHeader, publish_shard
+from vlmpipe.export.weights import Checkpoint
 from vlmpipe.models.families import Family
-
-HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
-Change = Callable[[str, Any], Any | None]
-"""From a key and the base's tensor to the trained one, None where nothing was trained."""
 
 
 @dataclass(frozen=True)
@@ -24,18 +22,24 @@ class MergeReport:
 
     tensors: int
     adapted: int
-    """Modules that carry an adapter; all language tensors for a full training."""
+    """Modules that carry an adapter; none for a full training."""
 
     changed: int
-    """Tensors that an adapter changed, after rounding."""
+    """Adapted tensors whose update survived rounding: all of them."""
 
     replaced: int
     """Whole tensors taken from training: unfrozen parts, or everything for a full training."""
 
     replaced_changed: int
+    dequantised: int
+    """Tensors that were folded into, or replaced by, the values that 4-bit held."""
+
     dtype: str
     base_dtypes: Mapping[str, int]
     """Count of the base's tensors by precision."""
+
+    proof: MergeProof | None
+    """None only where it was left out to measure the merge alone."""
 
     @property
     def base_was_rounded(self) -> bool:
@@ -50,38 +54,22 @@ def merge_adapter(
     target: Path,
     *,
     dtype: str = "auto",
-    shard_bytes: int,
+    held_in: HeldIn | None = None,
+    lineage: Mapping[str, str] | None = None,
+    proofs: bool = True,
 ) -> MergeReport:
     """W' = W + scale * B @ A in float32, rounded once; parts that were unfrozen are replaced.
 
-    `dtype` is `model.dtype`: see `merged_dtype`.
+    `dtype` is `model.dtype`: see `merged_dtype`. With `held_in`, W is what the 4-bit base really
+    held. `lineage` goes into the files' metadata. Memory: a few blocks of 4 MiB, and with `held_in`
+    a few times the largest tensor.
 
     Raises:
         StageError: when the adapter names modules that the base does not have, or lacks some that
-            it targets; when shapes differ; when a result is not finite; when the number of changed
-            tensors is not the number of adapted modules.
+            it targets; when shapes differ; when a result is not finite; when the proof fails.
     """
-    _refuse_missing(adapter, family, base)
-    weights = {f"{module}.weight": factors for module, factors in adapter.factors.items()}
-    placed: dict[str, Factors] = _placed(weights, family, base)
-    replaced: dict[str, Any] = _placed(adapter.replaced, family, base)
-
-    def change(key: str, tensor: Any) -> Any | None:
-        if key in placed:
-            return _sum(key, tensor, placed[key])
-        return replaced.get(key)
-
-    changed, dtypes, name = _rewrite(base, change, target, dtype, shard_bytes)
-    _refuse_untouched(set(placed), changed)
-    return MergeReport(
-        tensors=len(base.keys),
-        adapted=len(placed),
-        changed=len(changed & set(placed)),
-        replaced=len(replaced),
-        replaced_changed=len(changed & set(replaced)),
-        dtype=name,
-        base_dtypes=dtypes,
-    )
+    plan = plan_adapter(base, family, adapter, held_in)
+    return _merge(base, plan, target, dtype, lineage or {}, proofs)
 
 
 def merge_full(
@@ -91,162 +79,57 @@ def merge_full(
     target: Path,
     *,
     dtype: str = "auto",
-    shard_bytes: int,
+    lineage: Mapping[str, str] | None = None,
 ) -> MergeReport:
-    """Weights of a full training, cast to 16 bit once and counted against the base.
+    """Weights of a full training, cast to 16 bit once, in the base's layout.
 
     Raises:
         StageError: when the two hold different tensors, a value is not finite, or nothing changed.
     """
-    source = _trained_keys(base, family, trained)
+    return _merge(base, plan_full(base, family, trained), target, dtype, lineage or {}, True)
 
-    def change(key: str, tensor: Any) -> Any | None:
-        return trained.tensor(source[key]) if key in source else None
 
-    changed, dtypes, name = _rewrite(base, change, target, dtype, shard_bytes)
-    if not changed:
-        raise StageError("the trained weights equal the base's: nothing was learned", RETRAIN)
+def _merge(
+    base: Checkpoint,
+    plan: Plan,
+    target: Path,
+    dtype: str,
+    lineage: Mapping[str, str],
+    proofs: bool,
+) -> MergeReport:
+    touched = frozenset(plan.changes)
+
+    def seal(shard: ShardHeader, aside: Path) -> ShardProof | None:
+        """Publish a shard; what cannot be proven never gets its name."""
+        proof = prove_shard(shard, aside, touched) if proofs else None
+        publish_shard(aside)
+        return proof
+
+    written = rewrite(base, plan.changes, target, dtype=dtype, lineage=lineage, seal=seal)
+    _refuse_vanished(plan.adapted, written.moved)
+    shards = [proof for proof in written.sealed if proof is not None]
+    proof = None
+    if proofs:
+        proof = prove_merge(base, Checkpoint(target), plan, shards, written.used)
     return MergeReport(
         tensors=len(base.keys),
-        adapted=0,
-        changed=0,
-        replaced=len(source),
-        replaced_changed=len(changed),
-        dtype=name,
-        base_dtypes=dtypes,
+        adapted=len(plan.adapted),
+        changed=len(plan.adapted & written.moved),
+        replaced=len(plan.replaced),
+        replaced_changed=proof.replaced_changed if proof else 0,
+        dequantised=len(plan.dequantised),
+        dtype=written.dtype,
+        base_dtypes=written.base_dtypes,
+        proof=proof,
     )
 
 
-def merged_dtype(setting: str, base: str) -> str:
-    """Precision of merged weights: float16 when `model.dtype` says so, else the base's own when
-    that is a 16-bit one, else bfloat16.
-    """
-    if setting in ("float16", "bfloat16"):
-        return setting
-    return base if base in ("float16", "bfloat16") else "bfloat16"
-
-
-def _refuse_missing(adapter: Adapter, family: Family, base: Checkpoint) -> None:
-    modules = {parameter_name(family, key).removesuffix(".weight") for key in base.keys}
-    missing = missing_modules(adapter, modules)
-    if missing:
+def _refuse_vanished(adapted: frozenset[str], moved: frozenset[str]) -> None:
+    vanished = sorted(adapted - moved)
+    if vanished:
         raise StageError(
-            f"the adapter lacks {len(missing)} of the modules that it targets",
-            RETRAIN,
-            problems=missing[:5],
-        )
-
-
-def _refuse_untouched(adapted: set[str], changed: set[str]) -> None:
-    untouched = sorted(adapted - changed)
-    if untouched:
-        raise StageError(
-            f"{len(adapted) - len(untouched)} tensors changed for {len(adapted)} adapted modules:"
+            f"{len(adapted) - len(vanished)} tensors changed for {len(adapted)} adapted modules:"
             " the update of the others vanished in rounding, or is zero",
             "train longer or with larger steps: train.max_steps=N, train.learning_rate=X",
-            problems=untouched[:5],
+            problems=vanished[:5],
         )
-
-
-def _placed(named: Mapping[str, Any], family: Family, base: Checkpoint) -> dict[str, Any]:
-    """The same values by checkpoint key; every one must have exactly one place."""
-    keys = {name: checkpoint_key(family, name, base.keys) for name in named}
-    lost = sorted(name for name, key in keys.items() if key is None)
-    if lost:
-        raise StageError(
-            f"{len(lost)} trained tensors have no place in {base.folder}: the adapter belongs to"
-            " another model",
-            RETRAIN,
-            problems=lost[:5],
-        )
-    return {key: named[name] for name, key in keys.items() if key is not None}
-
-
-def _sum(key: str, tensor: Any, factors: Factors) -> Any:
-    delta = factors.delta()
-    if delta.shape != tensor.shape:
-        raise StageError(
-            f"the adapter's update of {key} has shape {list(delta.shape)}, the base's tensor"
-            f" {list(tensor.shape)}: the adapter belongs to another model",
-            RETRAIN,
-        )
-    return tensor.float() + delta
-
-
-def _is_tied(key: str, embedding: str | None, trained: Checkpoint) -> bool:
-    import torch
-
-    if key != HEAD or embedding is None:
-        return False
-    return torch.equal(trained.tensor(key), trained.tensor(embedding))
-
-
-def _rewrite(
-    base: Checkpoint, change: Change, target: Path, dtype: str, shard_bytes: int
-) -> tuple[set[str], dict[str, int], str]:
-    """Write every tensor of the base, changed or not.
-
-    Returns the keys whose stored values changed, the base's precisions, and the one written.
-    """
-    writer = ShardWriter(target, shard_bytes)
-    changed: set[str] = set()
-    dtypes: dict[str, int] = {}
-    written = ""
-    for key, tensor in base.tensors():
-        if not tensor.is_floating_point():
-            writer.add(key, tensor)
-            continue
-        name = str(tensor.dtype).removeprefix("torch.")
-        dtypes[name] = dtypes.get(name, 0) + 1
-        written = written or merged_dtype(dtype, name)
-        new, differs = _cast(key, tensor, change(key, tensor), written)
-        if differs:
-            changed.add(key)
-        writer.add(key, new)
-    writer.close()
-    return changed, dtypes, written
-
-
-def _cast(key: str, tensor: Any, trained: Any | None, dtype: str) -> tuple[Any, bool]:
-    """The tensor to store, and whether it differs from the base's in the same precision."""
-    import torch
-
-    precision = getattr(torch, dtype)
-    before = tensor.to(precision)
-    after = before if trained is None else trained.to(precision)
-    if after.shape != before.shape:
-        raise StageError(
-            f"{key} has shape {list(after.shape)} after training and {list(before.shape)} before",
-            RETRAIN,
-        )
-    if not bool(after.isfinite().all()):
-        raise StageError(
-            f"{key} holds values that are not finite in {dtype}",
-            "merge into the wider range of bfloat16: model.dtype=bfloat16",
-            "or train again with smaller steps: train.learning_rate=1e-4",
-        )
-    return after, trained is not None and not torch.equal(before, after)
-
-
-def _trained_keys(base: Checkpoint, family: Family, trained: Checkpoint) -> dict[str, str]:
-    """For each key of the base the trained folder's.
-
-    A head tied to the embedding need not be stored: one that the base alone stores is taken from
-    the trained embedding, one that training alone stored must equal it.
-    """
-    by_parameter = {parameter_name(family, key): key for key in trained.keys}
-    embedding = by_parameter.get(f"{family.language_prefix}.{EMBEDDING}")
-    source = {key: by_parameter.get(parameter_name(family, key)) for key in base.keys}
-    if HEAD in source and source[HEAD] is None:
-        source[HEAD] = embedding
-    lost = [key for key, found in source.items() if found is None]
-    lost += [
-        key for key in trained.keys - set(source.values()) if not _is_tied(key, embedding, trained)
-    ]
-    if lost:
-        raise StageError(
-            f"{trained.folder} and the base hold different tensors ({len(lost)})",
-            RETRAIN,
-            problems=sorted(lost)[:5],
-        )
-    return {key: found for key, found in source.items() if found is not None}

@@ -12,6 +12,7 @@ from vlmpipe.data.store import load_split
 from vlmpipe.encoding.contract import read_contract
 from vlmpipe.export.card import read_summary, render_card
 from vlmpipe.export.merged_model import (
+    FoldBase,
     ask_before,
     ask_merged,
     judge_merge,
@@ -31,7 +32,7 @@ def run(context: StageContext) -> Outcome:
     base, contract = read_base(setup), read_contract(train)
     target = context.folder / "model"
     target.mkdir()
-    merged = write_merged(config, base, train, contract, target)
+    merged = write_merged(config, base, train, contract, target, method=fold_base(config))
     samples = list(islice(load_split(setup / "data", "train"), config.merge.probes))
     context.reporter.note(f"asking {len(samples)} training samples before and after the merge")
     info = merge_info(
@@ -58,6 +59,11 @@ def run(context: StageContext) -> Outcome:
         summary=summary_of(info),
         facts={"versions": info["versions"]},
     )
+
+
+def fold_base(config: Config) -> FoldBase:
+    """What an adapter is folded into."""
+    return "w16" if config.merge.base == "auto" else config.merge.base
 
 
 def validated(folder: Path) -> dict[str, float]:
@@ -88,13 +94,15 @@ def summary_of(info: Mapping[str, Any]) -> tuple[str, ...]:
     ]
     if info["base_was_rounded"]:
         lines.append(f"the base was not in {info['dtype']}: its weights were rounded once")
+    if info["dequantised"]:
+        lines.append(f"folded into the values of {info['dequantised']} tensors that 4-bit held")
     return tuple(lines)
 
 
 MERGE = Stage(
     name="merge",
     number=4,
-    version=1,
+    version=2,
     run=run,
     reads=("merge", "model.dtype", "model.attn_implementation", "run.name"),
     consumes={

@@ -13,6 +13,7 @@ from vlmpipe.config import Config
 from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.encoding.encoder import Encoder
+from vlmpipe.models.adapter_base import record_adapter_base
 from vlmpipe.models.base import BaseModelFolder
 from vlmpipe.models.loading import load_model, load_tokenizer, resolve_dtype
 from vlmpipe.models.quiet import quiet_transformers
@@ -157,6 +158,9 @@ def _hand_on(
         encoder.tokenizer.save_pretrained(folder / "model")
     else:
         save_adapter(model, base, folder / "adapter")
+        quantization = config.train.quantization if config.train.method == "qlora" else None
+        dtype = resolve_dtype(config.model.dtype)
+        record_adapter_base(folder / "adapter", base, dtype=dtype, quantization=quantization)
 
 
 def _announce(

@@ -13,20 +13,21 @@ class ConvertConfig(Section):
     quants: tuple[QuantName, ...] = ("q4_k_m", "q5_k_m", "q8_0")
     """Quantised files to make: any type of llama.cpp's quantiser. f16 is always made first."""
 
+    imatrix: bool = False
+    """Measure on the training samples, images included, which weights matter most to the answers,
+    and spend the quantised files' precision there. Types of about 2 bits cannot do without."""
+
+    mmproj_type: QuantName = "f16"
+    """Type of the vision tower's file: any but those of about 2 bits. The tower is small, and what
+    an image shows suffers first; f16 becomes bf16 where a weight is too large for it."""
+
     llama_cpp_dir: UserPath | None = None
     """A llama.cpp checkout to convert with; unset: the sources of the installed llama-cpp-python,
     fetched once into the shared cache."""
 
-    probes: int = Field(3, ge=1)
-    """Image questions asked of each file after it is made."""
-
-    max_loss_drift: float = Field(0.5, ge=0)
-    """Largest change of the probes' mean target loss, in nats a token, from the merged model to
-    a quantised file; a file beyond it is excluded by name."""
-
-    max_f16_loss_drift: float = Field(0.05, ge=0)
-    """The same for the 16-bit file, which is the same weights: more than rounding means that the
-    conversion, the image or the prompt is wrong, and fails the gate."""
+    max_metric_loss: float = Field(0.02, ge=0)
+    """How much of the merged model's task metric, on the probe set, the recommended file may lose:
+    the smallest file within it is recommended, and is what deploy takes."""
 
     ollama_url: str = "http://127.0.0.1:11434"
     """Where an Ollama server may answer; the recommended file is then registered there."""

@@ -1,4 +1,4 @@
-"""The whole set of GGUF files of a run: made, tried, judged, described for who serves them."""
+"""The whole set of GGUF files of a run: made, and described for who serves them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ from typing import Any
 
 from vlmpipe.config.convert import ConvertConfig
 from vlmpipe.encoding.contract import PreprocessContract
-from vlmpipe.encoding.conversation import Sample
 from vlmpipe.engines.llama_runtime import available_cpus
 from vlmpipe.export.gguf_files import Converter, GgufFile
 from vlmpipe.export.modelfile import ollama_settings, render_modelfile
-from vlmpipe.export.probes import Probe
-from vlmpipe.export.quants import BASE_TYPES
-from vlmpipe.export.trial import QuantRow, recommended, table_of, try_file
-from vlmpipe.pipeline import Verdict
+from vlmpipe.export.quant_bench import QuantRow
 from vlmpipe.pipeline.events import Reporter
 from vlmpipe.pipeline.files import write_json, write_text
 
@@ -28,6 +24,11 @@ class GgufSet:
     files: Mapping[str, GgufFile]
     mmproj: Path | None
     base_type: str
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """The language model's files by type."""
+        return {quant: file.path for quant, file in self.files.items()}
 
 
 def make_files(
@@ -54,72 +55,24 @@ def make_files(
     return GgufSet(files, mmproj, base_type)
 
 
-def try_files(
-    made: GgufSet,
-    contract: PreprocessContract,
-    samples: Sequence[Sample],
-    merged: Sequence[Probe],
-    *,
-    rules: ConvertConfig,
-    reporter: Reporter,
-) -> list[QuantRow]:
-    """Load every file, ask it the samples, hold it against the merged model."""
-    rows = []
-    for done, (quant, file) in enumerate(made.files.items()):
-        reporter.progress("asking", done, len(made.files), file=quant)
-        rows.append(
-            try_file(
-                quant,
-                file,
-                made.mmproj,
-                contract,
-                samples,
-                merged,
-                max_loss_drift=drift_limit(quant, rules),
-            )
-        )
-    reporter.progress_done()
-    return rows
-
-
-def drift_limit(quant: str, rules: ConvertConfig) -> float:
-    """How far a file's loss may lie from the merged model's."""
-    return rules.max_f16_loss_drift if quant in BASE_TYPES else rules.max_loss_drift
-
-
-def judge_set(rows: Sequence[QuantRow]) -> Verdict:
-    """The 16-bit file must answer as the merged model; a quantised one is merely excluded."""
-    reasons = [
-        f"{row.quant}: {row.excluded} (convert.max_f16_loss_drift)"
-        for row in rows
-        if row.excluded and row.quant in BASE_TYPES
-    ]
-    return Verdict(not reasons, tuple(reasons))
-
-
 def write_descriptions(
     folder: Path,
     made: GgufSet,
     rows: Sequence[QuantRow],
-    merged: Sequence[Probe],
+    recommended: str,
     contract: PreprocessContract,
-) -> str:
-    """artifacts.json, quant_table.json, the contract and the Modelfile; returns the recommended
-    type.
-    """
-    best = recommended(rows)
+) -> None:
+    """artifacts.json, the contract and the Modelfile of the recommended file."""
     artifacts: dict[str, Any] = {
         "quants": {quant: file.path.name for quant, file in made.files.items()},
         "mmproj": made.mmproj.name if made.mmproj else None,
-        "recommended": best,
+        "recommended": recommended,
         "excluded": {row.quant: row.excluded for row in rows if row.excluded},
     }
     write_json(folder / "artifacts.json", artifacts)
-    write_json(folder / "quant_table.json", table_of(rows, merged, made.mmproj))
     contract.write(folder)
-    names = [str(path.relative_to(folder)) for path in served_files(made, best)]
+    names = [str(path.relative_to(folder)) for path in served_files(made, recommended)]
     write_text(folder / "Modelfile", render_modelfile(names, ollama_settings(contract)))
-    return best
 
 
 def served_files(made: GgufSet, quant: str) -> list[Path]:

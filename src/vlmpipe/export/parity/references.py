@@ -21,7 +21,7 @@ from vlmpipe.models.base import BaseModelFolder
 from vlmpipe.models.families import read_model_config
 from vlmpipe.models.loading import load_model, load_tokenizer, resolve_dtype
 
-ADAPTER, SAME_BASE, MERGED = "adapter", "adapter-on-w16", "merged"
+ADAPTER, SAME_BASE, MERGED = "adapter", "adapter on w16", "merged"
 
 
 @dataclass(frozen=True)

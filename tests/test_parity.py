@@ -1,0 +1,294 @@
+"""The parity ladder's parts: divergences, probe set, records, choice, diagnosis."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vlmpipe.config import parse_config
+from vlmpipe.config.parity import ParityConfig
+from vlmpipe.data.prepare import prepare_data
+from vlmpipe.encoding.conversation import Message, Sample
+from vlmpipe.encoding.images import ImageGrid
+from vlmpipe.engines.base import Forced
+from vlmpipe.errors import ArtifactError, ConfigError
+from vlmpipe.export.parity.choice import Candidate, recommend
+from vlmpipe.export.parity.diagnosis import diagnose
+from vlmpipe.export.parity.divergence import (
+    ROWS,
+    IncomparableError,
+    divergence,
+    exact_match,
+    token_divergences,
+)
+from vlmpipe.export.parity.gguf_rungs import GgufRung, judge
+from vlmpipe.export.parity.ladder import Ladder, read_answers, read_rungs, write_answers
+from vlmpipe.export.parity.probes import is_on_grid, read_probes, select_probes
+from vlmpipe.export.parity.records import RungRecord, compare
+from vlmpipe.export.parity.rung import Answers, Distributions, Rung, force, measured
+from vlmpipe.pipeline.events import SilentReporter
+
+GRID = ImageGrid(patch_size=14, merge_size=2, min_pixels=8 * 28**2, max_pixels=448**2)
+
+
+def forced(logits: Any, targets: Sequence[int] | None = None) -> Forced:
+    rows = np.array(logits, dtype=np.float32)
+    return Forced(np.array(targets if targets is not None else [0] * len(rows)), rows)
+
+
+class Saying:
+    """An engine that says what it is told to."""
+
+    name = "saying"
+
+    def __init__(self, logits: np.ndarray, **sees: Any) -> None:
+        self.logits = logits
+        self.ids: list[int] = sees.get("ids", [1, 2])
+        self.features = sees.get("features", np.ones((4, 3)))
+        self.image: Image.Image = sees.get("image", Image.new("RGB", (28, 28)))
+        self.without = sees.get("without", logits)
+
+    def forced(self, messages: Sequence[Message], answer: str) -> Forced:
+        return forced(self.logits if any(turn.images for turn in messages) else self.without)
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        return self.ids
+
+    def handed_over(self, image: Image.Image) -> Image.Image:
+        return self.image
+
+    def image_features(self, image: Image.Image) -> np.ndarray:
+        return self.features
+
+
+def sample(*images: Image.Image, id_: str = "s", answer: str = "a") -> Sample:
+    turns = (Message("user", (*images, "?")), Message("assistant", (answer,)))
+    return Sample(id=id_, messages=turns, task="table")
+
+
+SEEN = sample(Image.new("RGB", (30, 30)))
+LOGITS = np.log(np.array([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]))
+
+
+def rung(folder: Path, name: str, logits: np.ndarray, texts: Sequence[str] = ("a",)) -> Rung:
+    engine: Any = Saying(logits)
+    return Rung(name, force(engine, [SEEN], folder / name), Answers(tuple(texts), 0.5))
+
+
+def test_divergence_is_that_of_a_hand_worked_case() -> None:
+    other = np.log(np.array([[0.25, 0.5, 0.25], [0.2, 0.2, 0.6]]))
+    klds, same = token_divergences(forced(LOGITS), forced(other + 3.0))
+    expected = 0.5 * math.log(2) - 0.25 * math.log(2)
+    assert klds == pytest.approx([expected, 0.0], abs=1e-7)
+    assert same.tolist() == [False, True]
+
+
+def test_divergence_is_not_symmetric_and_never_negative() -> None:
+    other = np.log(np.array([[0.9, 0.05, 0.05], [0.2, 0.2, 0.6]]))
+    there, _ = token_divergences(forced(LOGITS), forced(other))
+    back, _ = token_divergences(forced(other), forced(LOGITS))
+    assert there[0] != pytest.approx(back[0], rel=0.01)
+    assert min(*there, *back) >= 0
+
+
+def test_long_answers_are_compared_piece_by_piece_without_a_seam() -> None:
+    random = np.random.default_rng(0)
+    ours, theirs = random.normal(size=(2, 2 * ROWS + 5, 7)).astype(np.float32)
+    whole, _ = token_divergences(forced(ours), forced(theirs))
+    single = [
+        token_divergences(forced([a]), forced([b]))[0][0] for a, b in zip(ours, theirs, strict=True)
+    ]
+    assert whole == pytest.approx(single)
+
+
+def test_other_tokens_or_another_vocabulary_cannot_be_compared() -> None:
+    with pytest.raises(IncomparableError, match="token 1 is 0 above and 2 below"):
+        token_divergences(forced(LOGITS, [0, 0]), forced(LOGITS, [0, 2]))
+    with pytest.raises(IncomparableError, match="3 and 4 tokens"):
+        token_divergences(forced(LOGITS), forced(np.zeros((2, 4))))
+
+
+def test_distributions_on_disk_are_those_of_the_engine(tmp_path: Path) -> None:
+    engine: Any = Saying(LOGITS)
+    found = force(engine, [SEEN, SEEN], tmp_path / "x")
+    assert found.sample(1).logits == pytest.approx(LOGITS.astype(np.float32))
+    assert found.loss == pytest.approx(-(math.log(0.5) + math.log(0.2)) / 2, rel=1e-5)
+    assert divergence(found, found).kld_mean == 0.0
+
+
+def test_a_rung_passes_at_its_limit_and_not_beyond(tmp_path: Path) -> None:
+    reference, other = rung(tmp_path, "merged", LOGITS), rung(tmp_path, "f16", LOGITS * 1.1)
+    exact = divergence(reference.distributions, other.distributions).kld_mean
+    assert compare(reference, other, exact).passed
+    failed = compare(reference, other, exact / 2)
+    assert not failed.passed
+    assert failed.why is not None
+    assert f"{exact:.3g}" in failed.why
+    assert compare(reference, other, None).passed
+
+
+def test_a_rung_that_is_not_a_number_fails_and_is_written_as_nothing(tmp_path: Path) -> None:
+    broken = np.full_like(LOGITS, np.nan)
+    record = compare(rung(tmp_path, "merged", LOGITS), rung(tmp_path, "f16", broken), 1.0)
+    assert not record.passed
+    Ladder({}, [record]).write(tmp_path)
+    assert json.loads((tmp_path / "parity.json").read_text())["rungs"][0]["kld_mean"] is None
+
+
+def test_a_rung_of_other_tokens_fails_without_a_figure(tmp_path: Path) -> None:
+    wide = np.zeros((2, 5))
+    record = compare(rung(tmp_path, "merged", LOGITS), rung(tmp_path, "f16", wide), 1.0)
+    assert (record.passed, record.kld_mean) == (False, None)
+    assert "vocabularies of 3 and 5" in record.line
+
+
+def test_answers_are_compared_word_for_word() -> None:
+    assert exact_match(Answers(("a", "b"), 1.0), Answers(("a", "b "), 1.0)) == 0.5
+    assert exact_match(None, Answers(("a",), 1.0)) is None
+
+
+def test_answers_are_measured_by_each_samples_task() -> None:
+    table = "<table><tr><td>1</td></tr></table>"
+    samples = [sample(answer=table), sample(answer=table)]
+    assert measured([table, "nothing"], samples).metric == pytest.approx(0.5)
+
+
+def test_ladder_and_answers_are_read_as_they_were_written(tmp_path: Path) -> None:
+    record = compare(rung(tmp_path, "merged", LOGITS), rung(tmp_path, "f16", LOGITS), 1e-4)
+    Ladder({"count": 1}, [record], "f16").write(tmp_path)
+    write_answers(tmp_path, {"merged": Answers(("ü", ""), 0.5)})
+    assert [each.as_record() for each in read_rungs(tmp_path)] == [record.as_record()]
+    assert read_answers(tmp_path) == {"merged": ["ü", ""]}
+    (tmp_path / "parity.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"parity\.json cannot be read"):
+        read_rungs(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    config = parse_config(
+        {
+            "model": {"id": "embedded:random-qwen2_5_vl"},
+            "data": {
+                "synthetic": {"n": 30, "difficulty": [0.0, 0.1]},
+                "heldout_fraction": 0.5,
+            },
+        }
+    )
+    prepare_data(config, folder, SilentReporter())
+    return folder
+
+
+def test_probes_are_held_out_and_mostly_off_the_grid(data: Path) -> None:
+    probes = select_probes(data, 8, GRID)
+    record = probes.record(GRID)
+    assert record["count"] == len({each.id for each in probes.samples}) == 8
+    assert record["off_grid"] >= 6
+    assert record["off_grid"] == sum(not is_on_grid(each, GRID) for each in probes.samples)
+    assert select_probes(data, 8, GRID) == probes
+
+
+def test_probes_are_filled_up_from_training_samples(data: Path) -> None:
+    assert len(select_probes(data, 25, GRID).samples) == 25
+    assert len(select_probes(data, 500, GRID).samples) == 30
+
+
+def test_probe_set_is_frozen_by_its_digest(data: Path, tmp_path: Path) -> None:
+    probes = select_probes(data, 4, GRID)
+    probes.write(tmp_path, GRID)
+    assert read_probes(tmp_path, data).digest == probes.digest
+    record = json.loads((tmp_path / "probes.json").read_text())
+    (tmp_path / "probes.json").write_text(json.dumps({**record, "sha256": "0" * 64}))
+    with pytest.raises(ArtifactError, match="are not those that"):
+        read_probes(tmp_path, data)
+    with pytest.raises(ArtifactError, match="cannot be read as a probe set"):
+        read_probes(tmp_path / "nowhere", data)
+
+
+FILES = [Candidate("f16", 900, 0.97), Candidate("q8_0", 500, 0.965), Candidate("q4_k_m", 300, 0.94)]
+
+
+def test_smallest_file_that_keeps_the_metric_is_recommended() -> None:
+    assert recommend(FILES, 0.97, 0.02).quant == "q8_0"
+    assert recommend(FILES, 0.97, 0.05).quant == "q4_k_m"
+    excluded = [*FILES[:2], replace(FILES[2], excluded="KL divergence 1")]
+    assert recommend(excluded, 0.97, 0.05).quant == "q8_0"
+
+
+def test_16_bit_file_is_recommended_where_no_other_is_good_enough() -> None:
+    found = recommend([replace(each, metric=0.1) for each in FILES], 0.97, 0.02)
+    assert found.quant == "f16"
+    assert "convert.max_metric_loss" in found.why
+
+
+def gguf_rung(quant: str, *, passed: bool) -> GgufRung:
+    why = None if passed else "KL divergence 0.5 nats a token, limit 0.1"
+    record = RungRecord(quant, "f16", 0.5, 1.0, 1.0, 1.0, 0.9, 0.1, 0.1, passed, why)
+    nothing = Rung(quant, Distributions(Path(), 0.0, 0))
+    return GgufRung(quant, nothing, record, record, 1.0, 1.0)
+
+
+def test_a_failed_16_bit_file_fails_the_gate_and_names_the_part() -> None:
+    verdict = judge(
+        [gguf_rung("f16", passed=False), gguf_rung("q8_0", passed=True)],
+        {"part": "vision features"},
+    )
+    assert not verdict.passed
+    assert "f16: KL divergence 0.5" in verdict.reasons[0]
+    assert "parity.max_kld.f16" in verdict.reasons[0]
+    assert "vision features" in verdict.reasons[0]
+
+
+def test_a_failed_quant_is_only_excluded_while_another_is_left() -> None:
+    base, bad = gguf_rung("f16", passed=True), gguf_rung("q2_k", passed=False)
+    assert judge([base, bad, gguf_rung("q8_0", passed=True)]).passed
+    alone = judge([base, bad])
+    assert not alone.passed
+    assert "no quant is left: q2_k" in alone.reasons[0]
+    assert judge([base]).passed
+
+
+def diagnosis_of(**sees: Any) -> tuple[str, str]:
+    reference: Any = Saying(LOGITS)
+    other: Any = Saying(LOGITS * 2, **{"without": LOGITS, **sees})
+    found = diagnose(reference, other, SEEN, limit=1e-3)
+    return found.part, found.found
+
+
+def test_the_first_part_that_departs_is_named() -> None:
+    part, found = diagnosis_of(ids=[1, 3], features=np.zeros((4, 3)))
+    assert (part, found) == (
+        "preprocessing",
+        "prompt token 1 is 2 above and 3 below (-1: an image's)",
+    )
+    part, found = diagnosis_of(image=Image.new("RGB", (56, 28)))
+    assert part == "preprocessing"
+    assert "28×28 above and in 56×28 below" in found
+    part, found = diagnosis_of(image=Image.new("RGB", (28, 28), (0, 9, 0)))
+    assert (part, "up to 9 of 255" in found) == ("preprocessing", True)
+    assert diagnosis_of(features=np.full((4, 3), 1.1))[0] == "vision features"
+    assert diagnosis_of(features=np.ones((5, 3)))[0] == "vision features"
+    assert diagnosis_of(features=np.full((4, 3), np.nan))[0] == "vision features"
+    assert diagnosis_of(without=LOGITS * 2)[0] == "text"
+    assert diagnosis_of()[0] == "text after an image"
+
+
+def test_limits_keep_their_defaults_until_they_are_named() -> None:
+    rules = ParityConfig(max_kld={"Q4_K_M": 0.02})
+    assert rules.limit("q4_k_m") == 0.02
+    assert rules.limit("f16") == 2e-3
+    assert rules.limit("iq3_xs") == 0.15
+
+
+def test_a_limit_below_zero_is_refused() -> None:
+    with pytest.raises(ConfigError, match="f16: -1"):
+        parse_config({"parity": {"max_kld": {"f16": -1}}})

@@ -131,7 +131,7 @@ def test_greedy_answers_are_those_of_transformers(
 def test_streamed_pieces_are_the_answer(seeing: LlamaCppEngine) -> None:
     prompt = vision_prompts()["off grid"]
     whole = seeing.complete(prompt, max_new_tokens=20)
-    pieces = list(seeing.stream(prompt, max_new_tokens=20))
+    pieces = [piece.text for piece in seeing.stream(prompt, max_new_tokens=20)]
     assert len(pieces) > 5
     assert "".join(pieces) == whole.text
     assert whole.finish_reason == "length"

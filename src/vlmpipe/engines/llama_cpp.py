@@ -17,7 +17,8 @@ from vlmpipe.encoding.chat import IMAGE_SLOT, Segment, render, render_segments
 from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.encoding.conversation import Message
 from vlmpipe.encoding.images import to_rgb
-from vlmpipe.engines.base import Completion, Forced, Score
+from vlmpipe.engines.base import Completion, Forced, Score, log_softmax
+from vlmpipe.engines.likely import Piece, choice_of
 from vlmpipe.engines.llama_runtime import LlamaRuntime, available_cpus
 from vlmpipe.engines.llama_vision import Chunk, VisionProjector
 from vlmpipe.errors import ArtifactError, StageError
@@ -116,38 +117,51 @@ class LlamaCppEngine:
         Raises:
             PromptTooLongError: when it does not fit the context.
         """
-        pieces: list[str] = []
         answer = self.stream(messages, max_new_tokens=max_new_tokens)
         while True:
             try:
-                pieces.append(next(answer))
+                next(answer)
             except StopIteration as done:
                 completion: Completion = done.value
                 return completion
 
     def stream(
-        self, messages: Sequence[Message], *, max_new_tokens: int
-    ) -> Generator[str, None, Completion]:
-        """The same answer in pieces of text, as tokens come; returns the whole.
+        self, messages: Sequence[Message], *, max_new_tokens: int, top_logprobs: int | None = None
+    ) -> Generator[Piece, None, Completion]:
+        """The same answer in pieces, as tokens come; returns the whole.
+
+        With `top_logprobs`, one piece for each token but the end of turn, with the token's
+        probability and that many of the likeliest; without, pieces have text and nothing else.
 
         Raises:
             PromptTooLongError: when it does not fit the context.
         """
         started = time.perf_counter()
-        turns = self.contract.conversation(messages)
-        text = render(self.contract.chat_template, turns, add_generation_prompt=True)
-        with self._prompt([Segment(text, answer=False)], turns) as chunks:
-            prompt_tokens = sum(chunk.n_tokens for chunk in chunks)
-            room = self.n_ctx - prompt_tokens
-            if room < 1:
-                raise PromptTooLongError(prompt_tokens, self.n_ctx)
-            position, token = self._prefill(chunks)
+        prompt_tokens, position, row = self._begin(messages)
+        room = self.n_ctx - prompt_tokens
         run = _Run(prompt_tokens, started, first_token_at=time.perf_counter())
         pieces: list[str] = []
-        for piece in self._generate(token, position, min(max_new_tokens, room), run):
-            pieces.append(piece)
+        for piece in self._generate(row, position, min(max_new_tokens, room), run, top_logprobs):
+            pieces.append(piece.text)
             yield piece
         return _completion("".join(pieces), run)
+
+    def follow(self, messages: Sequence[Message], tokens: Sequence[int]) -> Iterator[np.ndarray]:
+        """Log-probabilities [vocabulary], float64, at each of the given tokens of an answer.
+
+        By their ids, since text can be cut into other tokens than those that were generated, and
+        one at a time, so that the arithmetic is that of generation.
+
+        Raises:
+            PromptTooLongError: when both together do not fit the context.
+        """
+        prompt_tokens, position, row = self._begin(messages)
+        if prompt_tokens + len(tokens) > self.n_ctx:
+            raise PromptTooLongError(prompt_tokens + len(tokens), self.n_ctx)
+        for index, token in enumerate(tokens):
+            yield log_softmax(row)
+            if index + 1 < len(tokens):
+                row = self._next_row(token, position + index)
 
     def score(self, messages: Sequence[Message], answer: str) -> Score:
         """How likely `answer` and its end of turn are, teacher-forced.
@@ -250,10 +264,15 @@ class LlamaCppEngine:
             if other:
                 yield other
 
-    def _prefill(self, chunks: Sequence[Chunk]) -> tuple[int, int]:
-        """Position after the prompt and the first token of the answer."""
-        position, row = self._prefill_logits(chunks)
-        return position, int(np.argmax(row))
+    def _begin(self, messages: Sequence[Message]) -> tuple[int, int, np.ndarray]:
+        """Tokens of the prompt, the position after it, and the logits of the first token."""
+        turns = self.contract.conversation(messages)
+        text = render(self.contract.chat_template, turns, add_generation_prompt=True)
+        with self._prompt([Segment(text, answer=False)], turns) as chunks:
+            prompt_tokens = sum(chunk.n_tokens for chunk in chunks)
+            if prompt_tokens >= self.n_ctx:
+                raise PromptTooLongError(prompt_tokens, self.n_ctx)
+            return prompt_tokens, *self._prefill_logits(chunks)
 
     def _prefill_logits(self, chunks: Sequence[Chunk]) -> tuple[int, np.ndarray]:
         self._runtime.clear()
@@ -271,24 +290,36 @@ class LlamaCppEngine:
             raise StageError("a prompt must end with text")
         return position, row
 
-    def _generate(self, token: int, position: int, limit: int, run: _Run) -> Iterator[str]:
+    def _next_row(self, token: int, position: int) -> np.ndarray:
+        """Logits after one more token."""
+        ((_, row),) = self._runtime.evaluate([token], position, logits="last")
+        return row
+
+    def _generate(
+        self, row: np.ndarray, position: int, limit: int, run: _Run, top: int | None
+    ) -> Iterator[Piece]:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         while True:
+            token = int(np.argmax(row))
             run.tokens += 1
             if token in self._stop_ids or self._runtime.ends_generation(token):
                 run.stopped = True
                 break
             text = decoder.decode(self._runtime.piece(token))
-            if text:
-                yield text
+            if top is not None:
+                yield Piece(text, choice_of(row, token, top, self._data_of))
+            elif text:
+                yield Piece(text)
             if run.tokens >= limit:
                 break
-            for _, row in self._runtime.evaluate([token], position, logits="last"):
-                token = int(np.argmax(row))
+            row = self._next_row(token, position)
             position += 1
         rest = decoder.decode(b"", final=True)
         if rest:
-            yield rest
+            yield Piece(rest)
+
+    def _data_of(self, token: int) -> bytes:
+        return self._runtime.piece(token, special=True)
 
 
 def _completion(text: str, run: _Run) -> Completion:

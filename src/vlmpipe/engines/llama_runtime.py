@@ -82,10 +82,10 @@ class LlamaRuntime:
         )
         return list(buffer[:count])
 
-    def piece(self, token: int) -> bytes:
-        """Bytes that a token stands for; none for a control token."""
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """Bytes that a token stands for; for a control token none, or its name with `special`."""
         buffer = ctypes.create_string_buffer(512)
-        count = self._llama.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, False)
+        count = self._llama.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, special)
         return buffer.raw[: max(count, 0)]
 
     def ends_generation(self, token: int) -> bool:

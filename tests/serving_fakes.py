@@ -14,7 +14,7 @@ from PIL import Image
 from vlmpipe.serving.backend import State
 from vlmpipe.serving.problems import not_ready
 from vlmpipe.serving.settings import ServiceSettings
-from vlmpipe.serving.wire import Event, WireRequest
+from vlmpipe.serving.wire import Event, WireChoice, WireRequest, WireToken
 
 
 def settings(**changed: object) -> ServiceSettings:
@@ -69,11 +69,18 @@ class ScriptedBackend:
                 yield self.refusal
                 return
             for piece in self.pieces:
-                yield Event(event="piece", text=piece)
+                yield Event(event="piece", text=piece, choice=self._choice(request, piece))
             finished = True
             yield self._end(request)
         finally:
             self.given_up += not finished
+
+    def _choice(self, request: WireRequest, piece: str) -> WireChoice | None:
+        if request.top_logprobs is None:
+            return None
+        likely = [WireToken(id=n, data=b"\xec\x95", logprob=-1.0 - n) for n in range(20)]
+        top = tuple(likely[: request.top_logprobs])
+        return WireChoice(id=7, data=piece.encode(), logprob=-0.5, top=top)
 
     def _end(self, request: WireRequest) -> Event:
         return Event(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 from PIL import Image
@@ -127,6 +128,42 @@ def test_the_openai_client_gets_the_engines_own_answer_whole_and_streamed(
     assert len(pieces) > 5
     assert chunks[-1].usage.prompt_tokens == expected.prompt_tokens
     assert [model.id for model in client.models.list()] == [served.settings.model_id]
+
+
+def test_the_openai_client_gets_the_engines_own_probabilities_whole_and_streamed(
+    served: Served, conversions: Conversions
+) -> None:
+    openai = pytest.importorskip("openai")
+    data = fakes.picture()
+    made = conversions.of(NAME)
+    client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
+    asked = {
+        "model": served.settings.model_id,
+        "messages": [image_message(data)],
+        "max_tokens": 12,
+        "logprobs": True,
+        "top_logprobs": 5,
+    }
+    (whole,) = client.chat.completions.create(**asked).choices
+    tokens = whole.logprobs.content
+    assert len(tokens) == 12
+    assert bytes(b for token in tokens for b in token.bytes).decode(errors="replace") == (
+        whole.message.content
+    )
+    chunks = [chunk.choices[0] for chunk in client.chat.completions.create(**asked, stream=True)]
+    streamed = [token for chunk in chunks if chunk.logprobs for token in chunk.logprobs.content]
+    assert streamed == tokens
+    assert "".join(chunk.delta.content or "" for chunk in chunks) == whole.message.content
+    engine = LlamaCppEngine(made.gguf, made.mmproj, made.contract, name="x", n_threads=1)
+    prompt = [Message("user", (Image.open(BytesIO(data)), "Read it."))]
+    rows = list(engine.follow(prompt, [token.id for token in tokens]))
+    engine.close()
+    for token, row in zip(tokens, rows, strict=True):
+        best = np.argsort(-row, kind="stable")[:5]
+        assert [likely.id for likely in token.top_logprobs] == best.tolist()
+        assert token.id == best[0]
+        for likely in [token, *token.top_logprobs]:
+            assert likely.logprob == pytest.approx(row[likely.id], abs=1e-9)
 
 
 def test_the_openai_client_understands_the_errors(served: Served) -> None:

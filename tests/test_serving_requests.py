@@ -223,6 +223,59 @@ def test_another_model_and_several_answers_are_refused(client: TestClient) -> No
     assert error_of(several, 400)["param"] == "n"
 
 
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [
+        ({}, None),
+        ({"logprobs": False}, None),
+        ({"logprobs": None, "top_logprobs": None}, None),
+        ({"logprobs": True}, 0),
+        ({"logprobs": True, "top_logprobs": 0}, 0),
+        ({"logprobs": True, "top_logprobs": 20}, 20),
+    ],
+)
+def test_probabilities_are_made_only_where_they_are_asked_for(
+    asked: dict[str, Any], given: int | None, client: TestClient, backend: ScriptedBackend
+) -> None:
+    body = {"messages": [{"role": "user", "content": "hi"}], **asked}
+    choice = client.post("/v1/chat/completions", json=body).json()["choices"][0]
+    assert backend.requests[0].top_logprobs == given
+    if given is None:
+        assert choice["logprobs"] is None
+        return
+    content = choice["logprobs"]["content"]
+    assert [token["token"] for token in content] == ["12 ", "<b>", "34"]
+    assert [len(token["top_logprobs"]) for token in content] == [given] * 3
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"top_logprobs": 3},
+        {"top_logprobs": 0, "logprobs": False},
+        {"top_logprobs": 21, "logprobs": True},
+        {"top_logprobs": -1, "logprobs": True},
+        {"top_logprobs": "3", "logprobs": True},
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_probabilities_that_cannot_be_had_are_refused(
+    stream: bool, asked: dict[str, Any], client: TestClient, backend: ScriptedBackend
+) -> None:
+    body = {"messages": [{"role": "user", "content": "hi"}], "stream": stream, **asked}
+    error = error_of(client.post("/v1/chat/completions", json=body), 400)
+    assert error["param"] == "top_logprobs"
+    assert backend.requests == []
+
+
+def test_a_token_of_half_a_character_is_whole_in_its_bytes(client: TestClient) -> None:
+    asked = {"logprobs": True, "top_logprobs": 1}
+    body = {"messages": [{"role": "user", "content": "hi"}], **asked}
+    response = client.post("/v1/chat/completions", json=body).json()
+    (likely,) = response["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    assert likely == {"id": 0, "token": "\ufffd", "logprob": -1.0, "bytes": [0xEC, 0x95]}
+
+
 @pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/invocations", "/v1/completions"])
 def test_paths_that_are_not_promised_are_not_there(path: str, client: TestClient) -> None:
     assert error_of(client.get(path), 404)["code"] == "not_found"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from vlmpipe.serving.problems import ApiError
 from vlmpipe.serving.service import Answer
-from vlmpipe.serving.wire import Event
+from vlmpipe.serving.wire import Event, WireChoice, WireToken
 
 END_OF_STREAM = b"data: [DONE]\n\n"
 
@@ -40,12 +40,31 @@ def chat_answer(answer: Answer) -> dict[str, Any]:
     return {"answer": answer.text, "usage": usage(answer.end), "timings": timings(answer)}
 
 
+def logprobs(choices: Sequence[WireChoice] | None) -> dict[str, Any] | None:
+    """In OpenAI's form, with each token's `id` as well: its bytes do not tell it in every case."""
+    if choices is None:
+        return None
+    content = [
+        {**_token(choice), "top_logprobs": list(map(_token, choice.top))} for choice in choices
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _token(token: WireToken) -> dict[str, Any]:
+    return {
+        "id": token.id,
+        "token": token.data.decode(errors="replace"),
+        "logprob": token.logprob,
+        "bytes": list(token.data),
+    }
+
+
 def completion(answer: Answer, model_id: str) -> dict[str, Any]:
     """`POST /v1/chat/completions`."""
     choice = {
         "index": 0,
         "message": {"role": "assistant", "content": answer.text},
-        "logprobs": None,
+        "logprobs": logprobs(answer.choices),
         "finish_reason": answer.end.finish_reason,
     }
     return {
@@ -70,7 +89,8 @@ async def completion_chunks(
     try:
         async with aclosing(events):
             while event.event == "piece":
-                yield _chunk(head, {"content": event.text}, None)
+                choices = None if event.choice is None else [event.choice]
+                yield _chunk(head, {"content": event.text}, None, logprobs(choices))
                 event = await anext(events)
     except ApiError as exc:
         yield _sse(exc.body)
@@ -90,8 +110,13 @@ def _head(kind: str, model_id: str) -> dict[str, Any]:
     }
 
 
-def _chunk(head: dict[str, Any], delta: dict[str, str], finish_reason: str | None) -> bytes:
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+def _chunk(
+    head: dict[str, Any],
+    delta: dict[str, str],
+    finish_reason: str | None,
+    likely: dict[str, Any] | None = None,
+) -> bytes:
+    choice = {"index": 0, "delta": delta, "logprobs": likely, "finish_reason": finish_reason}
     return _sse({**head, "choices": [choice]})
 
 

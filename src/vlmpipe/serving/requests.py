@@ -14,6 +14,9 @@ from vlmpipe.serving.wire import WireMessage, WirePart, WireRequest
 MAX_TEXT = 200_000
 """Characters in one piece of text; more cannot fit a context."""
 
+MAX_TOP_LOGPROBS = 20
+"""As many as OpenAI's interface takes."""
+
 _Body = TypeVar("_Body", bound=BaseModel)
 
 
@@ -74,6 +77,8 @@ class CompletionBody(_Lenient):
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
 
     @property
     def limit(self) -> int | None:
@@ -125,8 +130,8 @@ def completion_request(body: CompletionBody, settings: ServiceSettings) -> WireR
     """What the engine is asked for `POST /v1/chat/completions`.
 
     Raises:
-        ApiError: another model, several answers, a last turn that is not the user's, or images
-            that are refused.
+        ApiError: another model, several answers, probabilities that cannot be had, a last turn that
+            is not the user's, or images that are refused.
     """
     if body.model is not None and body.model != settings.model_id:
         raise unknown_model()
@@ -139,7 +144,22 @@ def completion_request(body: CompletionBody, settings: ServiceSettings) -> WireR
         _message(message, settings, f"messages.{index}")
         for index, message in enumerate(body.messages)
     )
-    return WireRequest(messages=messages, max_new_tokens=_limited(body.limit, settings))
+    return WireRequest(
+        messages=messages,
+        max_new_tokens=_limited(body.limit, settings),
+        top_logprobs=_top_logprobs(body),
+    )
+
+
+def _top_logprobs(body: CompletionBody) -> int | None:
+    """How many likeliest tokens come with each token; None where no probabilities are wanted."""
+    asked = body.top_logprobs
+    if asked is not None and not body.logprobs:
+        raise invalid_request("top_logprobs needs logprobs to be true", "top_logprobs")
+    if asked is not None and not 0 <= asked <= MAX_TOP_LOGPROBS:
+        message = f"top_logprobs must be 0 to {MAX_TOP_LOGPROBS}"
+        raise invalid_request(message, "top_logprobs")
+    return (asked or 0) if body.logprobs else None
 
 
 def _limited(asked: int | None, settings: ServiceSettings) -> int:

@@ -13,7 +13,7 @@ from vlmpipe.serving.backend import Backend
 from vlmpipe.serving.metrics import Metrics
 from vlmpipe.serving.problems import ApiError, bad_image, not_ready, prompt_too_long, timed_out
 from vlmpipe.serving.settings import ServiceSettings
-from vlmpipe.serving.wire import Event, WireRequest
+from vlmpipe.serving.wire import Event, WireChoice, WireRequest
 
 _T = TypeVar("_T")
 
@@ -25,6 +25,8 @@ class Answer:
     text: str
     end: Event
     queue_seconds: float
+    choices: tuple[WireChoice, ...] | None
+    """One for each token, where probabilities were asked for."""
 
 
 class Service:
@@ -47,13 +49,19 @@ class Service:
             ApiError: when there is none.
         """
         began = asyncio.get_running_loop().time()
-        pieces: list[str] = []
+        pieces: list[Event] = []
         async with aclosing(self.events(request)) as events:
             async for event in events:
                 if event.event == "piece":
-                    pieces.append(event.text)
+                    pieces.append(event)
         spent = asyncio.get_running_loop().time() - began
-        return Answer("".join(pieces), event, max(spent - event.seconds, 0.0))
+        choices = tuple(piece.choice for piece in pieces if piece.choice is not None)
+        return Answer(
+            text="".join(piece.text for piece in pieces),
+            end=event,
+            queue_seconds=max(spent - event.seconds, 0.0),
+            choices=None if request.top_logprobs is None else choices,
+        )
 
     async def events(self, request: WireRequest) -> AsyncGenerator[Event, None]:
         """`piece` events and `done`; leaving early gives the request up.

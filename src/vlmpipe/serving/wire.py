@@ -41,6 +41,25 @@ class WireRequest(BaseModel):
     id: int = 0
     messages: tuple[WireMessage, ...]
     max_new_tokens: int
+    top_logprobs: int | None = None
+    """How many of the likeliest tokens come with each token; None: no probabilities at all."""
+
+
+class WireToken(BaseModel):
+    """A token and its probability."""
+
+    # A token's bytes need not be whole characters.
+    model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
+
+    id: int
+    data: bytes
+    logprob: float
+
+
+class WireChoice(WireToken):
+    """A token of the answer, and the likeliest in its place."""
+
+    top: tuple[WireToken, ...] = ()
 
 
 class Event(BaseModel):
@@ -52,6 +71,9 @@ class Event(BaseModel):
     id: int = 0
     text: str = ""
     """piece: what comes next. refused: `bad_image` or `prompt_too_long`."""
+
+    choice: WireChoice | None = None
+    """piece: its token, where probabilities were asked for."""
 
     finish_reason: Literal["stop", "length"] = "stop"
     prompt_tokens: int = 0

@@ -27,10 +27,19 @@ from PIL import Image
 
 from vlmpipe.encoding.conversation import Message, Part
 from vlmpipe.engines.base import Completion
+from vlmpipe.engines.likely import Choice, LikelyToken, Piece
 from vlmpipe.engines.llama_cpp import LlamaCppEngine, PromptTooLongError
 from vlmpipe.errors import VlmpipeError
 from vlmpipe.serving.settings import ServiceSettings, read_settings
-from vlmpipe.serving.wire import IMAGE_FORMATS, Event, WireMessage, WirePart, WireRequest
+from vlmpipe.serving.wire import (
+    IMAGE_FORMATS,
+    Event,
+    WireChoice,
+    WireMessage,
+    WirePart,
+    WireRequest,
+    WireToken,
+)
 
 _LOG = logging.getLogger("vlmpipe.worker")
 
@@ -124,15 +133,19 @@ class Worker:
     def _generate(self, request: WireRequest, messages: list[Message]) -> Completion | None:
         """None when the gateway gave the request up on the way."""
         with closing(
-            self._engine.stream(messages, max_new_tokens=request.max_new_tokens)
+            self._engine.stream(
+                messages,
+                max_new_tokens=request.max_new_tokens,
+                top_logprobs=request.top_logprobs,
+            )
         ) as answer:
             while not self._inbox.cancelled(request.id):
                 try:
-                    text = next(answer)
+                    piece = next(answer)
                 except StopIteration as done:
                     completion: Completion = done.value
                     return completion
-                self._send(Event(event="piece", id=request.id, text=text))
+                self._send(_event_of(piece, request.id))
         return None
 
     def _message(self, message: WireMessage) -> Message:
@@ -189,6 +202,21 @@ def load_engine(bundle: Path, settings: ServiceSettings) -> LlamaCppEngine:
         n_threads=settings.n_threads,
         n_gpu_layers=settings.n_gpu_layers,
     )
+
+
+def _event_of(piece: Piece, request_id: int) -> Event:
+    choice = None if piece.choice is None else _wire_choice(piece.choice)
+    return Event(event="piece", id=request_id, text=piece.text, choice=choice)
+
+
+def _wire_choice(choice: Choice) -> WireChoice:
+    taken = choice.token
+    top = tuple(map(_wire_token, choice.top))
+    return WireChoice(id=taken.id, data=taken.data, logprob=taken.logprob, top=top)
+
+
+def _wire_token(token: LikelyToken) -> WireToken:
+    return WireToken(id=token.id, data=token.data, logprob=token.logprob)
 
 
 def _overridden(settings: ServiceSettings, arguments: argparse.Namespace) -> ServiceSettings:

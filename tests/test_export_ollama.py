@@ -1,58 +1,112 @@
-"""The Modelfile, and registration with an Ollama server: present, absent, failing."""
+"""Registration with an Ollama server: present, absent, failing, of several versions."""
 
 from __future__ import annotations
 
-import re
 import socket
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import export_models as models
-from ollama_server import OllamaServer, running
-from vlmpipe.encoding.chat import render
+from ollama_gguf import header_only
+from ollama_server import Answered, Asked, Model, OllamaServer, running
 from vlmpipe.encoding.conversation import Message
-from vlmpipe.errors import ConfigError
-from vlmpipe.export.modelfile import go_template, ollama_settings, render_modelfile
-from vlmpipe.export.ollama import OllamaResult, register
+from vlmpipe.engines import ollama_api
+from vlmpipe.export.modelfile import ollama_settings
+from vlmpipe.export.ollama import OllamaResult, Question, likeness, register
+from vlmpipe.export.ollama_route import plan_routes
 
 NAME = "demo-finetune"
+CONTRACT = models.contract_of("qwen2_5_vl", system_prompt="Read.")
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
     paths = [tmp_path / "demo.gguf", tmp_path / "demo-mmproj.gguf"]
-    paths[0].write_bytes(b"weights" * 400_000)
-    paths[1].write_bytes(b"tower")
+    paths[0].write_bytes(header_only("qwen2vl") + b"weights" * 400_000)
+    paths[1].write_bytes(header_only("clip", "mmproj"))
     return paths
 
 
-def offer(url: str, files: list[Path]) -> OllamaResult:
-    contract = models.contract_of("qwen2_5_vl", system_prompt="Read.")
+def offer(url: str, files: list[Path], **options: Any) -> OllamaResult:
     return register(
         url,
         NAME,
         files,
-        ollama_settings(contract),
-        contract,
+        options.pop("settings", ollama_settings(CONTRACT)),
+        CONTRACT,
         models.sample_of("qwen2_5_vl").prompt,
         Path("out/5_convert/latest/Modelfile"),
+        **options,
     )
 
 
 def test_server_gets_the_blobs_and_answers_an_image_on_its_grid(files: list[Path]) -> None:
     with running(OllamaServer()) as server:
+        result = offer(server.url, files, expected="123")
+    model = server.models[f"{NAME}:latest"]
+    height, width = CONTRACT.grid.target_size(models.picture().height, models.picture().width)
+    assert (result.state, result.answer, result.likeness) == ("registered", "123", (1.0,))
+    assert model.weights == files[0].read_bytes()
+    assert model.projector == files[1].read_bytes()
+    assert model.order["system"] == "Read."
+    assert model.order["parameters"]["stop"] == ["<|im_end|>"]
+    assert [image.size for image in server.asked[0].images] == [(width, height)]
+    assert set(server.models) == {f"{NAME}:latest"}
+
+
+def test_server_is_seen_to_render_the_training_prompts(files: list[Path]) -> None:
+    with running(OllamaServer()) as server:
         result = offer(server.url, files)
-    model = server.models[NAME]
-    contract = models.contract_of("qwen2_5_vl")
-    height, width = contract.grid.target_size(models.picture().height, models.picture().width)
-    assert (result.state, result.answer) == ("registered", "123")
-    assert {server.blobs[digest][:5] for digest in model["files"].values()} == {b"weigh", b"tower"}
-    assert model["system"] == "Read."
-    assert model["parameters"]["stop"] == ["<|im_end|>"]
-    assert model["parameters"]["temperature"] == 0
-    assert [image.size for image in server.images] == [(width, height)]
-    assert set(server.models) == {NAME}
+    assert result.prompts is not None
+    assert set(result.prompts.shown) >= {"text", "multi-turn", "one image", "two images"}
+    assert result.prompts.placeholders is True
+    assert len(server.asked) == 1
+
+
+def test_server_that_renders_another_prompt_is_left_without_the_model(files: list[Path]) -> None:
+    settings = ollama_settings(CONTRACT)
+    other = replace(settings, template=settings.template.replace("<|im_start|>user", "<|user|>"))
+    with running(OllamaServer()) as server:
+        result = offer(server.url, files, settings=other)
+    assert result.state == "failed"
+    assert "its prompt for text differs from the training one at character" in result.detail
+    assert server.models == {}
+
+
+def test_server_that_hides_its_prompts_is_judged_by_answers_alone(files: list[Path]) -> None:
+    with running(OllamaServer(shows_prompts=False)) as server:
+        result = offer(server.url, files, expected="123")
+    assert result.state == "registered"
+    assert "this server does not show its prompts; only answers were compared" in result.notes
+
+
+def test_text_question_is_asked_too(files: list[Path]) -> None:
+    text = Question([Message("user", ("1+1?",))], expected="123")
+    with running(OllamaServer()) as server:
+        result = offer(server.url, files, expected="123", others=[text])
+    assert [len(asked.images) for asked in server.asked] == [1, 0]
+    assert result.likeness == (1.0, 1.0)
+
+
+def test_answer_that_is_not_the_files_own_undoes_the_model(files: list[Path]) -> None:
+    def gibberish(model: Model, asked: Asked) -> Answered:
+        return Answered("G" * 64)
+
+    with running(OllamaServer(answer=gibberish)) as server:
+        result = offer(server.url, files, expected="<table>123</table>")
+    assert result.state == "failed"
+    assert "it answers 'GGGG" in result.detail
+    assert "where the same file answers '<table>123</table>' in process" in result.detail
+    assert server.models == {}
+
+
+def test_answers_that_rounding_turned_in_a_word_are_alike() -> None:
+    ours = "<tr><td>12</td><td>7 kg</td></tr>"
+    assert likeness(ours, ours.replace("7 kg", "1 kg")) > 0.9
+    assert likeness(ours, "G" * 40) == 0.0
 
 
 def test_blob_that_the_server_has_is_not_sent_again(files: list[Path]) -> None:
@@ -61,7 +115,17 @@ def test_blob_that_the_server_has_is_not_sent_again(files: list[Path]) -> None:
         server.requests.clear()
         offer(server.url, files)
     assert not [request for request in server.requests if request.startswith("POST /api/blobs")]
-    assert set(server.models) == {NAME}
+    assert set(server.models) == {f"{NAME}:latest"}
+
+
+def test_full_queue_is_waited_out(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ollama_api, "BUSY_WAIT_S", 0.0)
+    with running(OllamaServer(busy=2)) as server:
+        assert offer(server.url, files).state == "registered"
+    with running(OllamaServer(busy=1000)) as server:
+        result = offer(server.url, files)
+    assert result.state == "failed"
+    assert "server busy, please try again" in result.detail
 
 
 def test_absent_server_is_stated_with_the_command_for_later(files: list[Path]) -> None:
@@ -74,7 +138,7 @@ def test_absent_server_is_stated_with_the_command_for_later(files: list[Path]) -
     assert "ollama create demo-finetune -f out/5_convert/latest/Modelfile" in result.detail
 
 
-@pytest.mark.parametrize("url", ["not a url", "http://", "ftp://host"])
+@pytest.mark.parametrize("url", ["not a url", "http://", "ftp://host", "http://[::1", "http://a:b"])
 def test_address_that_is_none_counts_as_absent(url: str, files: list[Path]) -> None:
     assert offer(url, files).state == "absent"
 
@@ -84,63 +148,99 @@ def test_failing_server_is_left_without_the_model(route: str, files: list[Path])
     with running(OllamaServer(failing=route)) as server:
         result = offer(server.url, files)
     assert result.state == "failed"
-    assert "runner terminated: unsupported split model" in result.detail
+    assert "llama runner process has terminated: exit status 2" in result.detail
     assert "ollama create" in result.detail
     assert server.models == {}
 
 
-def test_model_of_that_name_comes_back_when_the_new_one_fails(files: list[Path]) -> None:
-    with running(OllamaServer(failing="/api/chat")) as server:
-        server.models[NAME] = {"model": NAME, "template": "the old one"}
+def test_file_that_changed_under_way_is_refused_by_its_digest(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ollama_api, "_sha256", lambda path: "0" * 64)
+    with running(OllamaServer()) as server:
         result = offer(server.url, files)
     assert result.state == "failed"
-    assert server.models == {NAME: {"model": NAME, "template": "the old one"}}
+    assert "digest mismatch" in result.detail
+    assert server.blobs == {}
 
 
-@pytest.mark.parametrize("family", models.FAMILY_NAMES)
-@pytest.mark.parametrize("system", [None, "Read the page."])
-def test_go_template_renders_what_the_chat_template_renders(
-    family: str, system: str | None
+def test_file_that_is_no_gguf_fails_in_the_stream_of_create(files: list[Path]) -> None:
+    files[0].write_bytes(b"GGML")
+    with running(OllamaServer()) as server:
+        result = offer(server.url, files)
+    assert result.state == "failed"
+    assert "create: invalid file magic" in result.detail
+
+
+def test_model_of_that_name_comes_back_when_the_new_one_fails(files: list[Path]) -> None:
+    former = Model({"model": NAME, "template": "the old one"}, b"", None)
+    with running(OllamaServer(failing="/api/chat")) as server:
+        server.models[f"{NAME}:latest"] = former
+        result = offer(server.url, files)
+    assert result.state == "failed"
+    assert server.models == {f"{NAME}:latest": former}
+
+
+@pytest.mark.parametrize(
+    ("version", "family", "routes"),
+    [
+        ("0.5.4", "qwen2_5_vl", []),
+        ("0.6.8", "qwen2_5_vl", ["split"]),
+        ("0.7.0", "qwen2_5_vl", ["safetensors", "split"]),
+        ("0.12.6", "qwen3_vl", ["split"]),
+        ("0.12.7", "qwen3_vl", ["safetensors", "split"]),
+        ("0.24.0", "qwen2_vl", ["split"]),
+        ("0.30.0-rc31", "qwen3_vl", ["split"]),
+        ("0.40.1", "qwen2_vl", ["split"]),
+        ("0.40.1", "qwen3", ["gguf"]),
+        ("0.6.0", "qwen3", ["gguf"]),
+        ("homemade", "qwen2_5_vl", ["split", "safetensors"]),
+    ],
+)
+def test_route_follows_the_servers_version(version: str, family: str, routes: list[str]) -> None:
+    plan = plan_routes(version, models.contract_of(family), has_merged=True)
+    assert [route.name for route in plan.routes] == routes
+    assert all(route.reason for route in plan.routes)
+
+
+def test_single_file_route_needs_the_merged_folder() -> None:
+    plan = plan_routes("0.12.0", CONTRACT, has_merged=False)
+    assert [route.name for route in plan.routes] == ["split"]
+    assert "the merged 16-bit folder is not at hand" in plan.notes[0]
+
+
+def test_images_that_a_server_will_enlarge_are_noted_with_the_setting() -> None:
+    [note] = plan_routes("0.35.1", CONTRACT, has_merged=False).notes
+    assert "enlarges images of fewer than 1024 tokens" in note
+    assert f"model.min_pixels={1024 * 28 * 28}" in note
+    large = CONTRACT.model_copy(update={"min_pixels": 1024 * 28 * 28, "max_pixels": 4 * 10**6})
+    assert plan_routes("0.35.1", large, has_merged=False).notes == ()
+
+
+def test_route_that_fails_is_followed_by_the_next_and_remembered(
+    files: list[Path], tmp_path: Path
 ) -> None:
-    contract = models.contract_of(family, system_prompt=system)
-    talk = [
-        Message("user", ("1+1?",)),
-        Message("assistant", ("2",)),
-        Message("user", ("{{ .Content }}\nand 2+2?",)),
-    ]
-    turns = contract.conversation(talk)
-    expected = render(contract.chat_template, turns, add_generation_prompt=True)
-    assert render_go(go_template(contract), turns) == expected
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    (merged / "model.safetensors").write_bytes(b"weights")
+    (merged / "config.json").write_text("{}")
+    with running(OllamaServer(version="0.11.0")) as server:
+        result = offer(server.url, files, merged=merged)
+    assert (result.state, result.route) == ("registered", "split")
+    assert "safetensors: create: supplied file was not in GGUF format" in result.notes
 
 
-def render_go(template: str, turns: list[Message]) -> str:
-    """The few constructs of Go's text/template that the template uses; no trimming markers."""
-    assert "{{-" not in template
-    assert "-}}" not in template
-    match = re.fullmatch(r"(?s)\{\{ range \.Messages \}\}(.*)\{\{ end \}\}(.*)", template)
-    assert match
-    body, tail = match.groups()
-    return "".join(turn_in_go(body, turn) for turn in turns) + tail
+def test_split_model_that_a_server_cannot_load_is_undone_with_its_words(files: list[Path]) -> None:
+    with running(OllamaServer(version="0.13.5")) as server:
+        result = offer(server.url, files)
+    assert result.state == "failed"
+    assert "split vision models aren't supported" in result.detail
+    assert server.models == {}
 
 
-def turn_in_go(body: str, turn: Message) -> str:
-    condition = r'(?s)\{\{ if eq \.Role "assistant" \}\}(.*?)\{\{ end \}\}'
-    text = re.sub(condition, r"\1" if turn.role == "assistant" else "", body)
-    values = {"{{ .Role }}": turn.role, "{{ .Content }}": turn.text}
-    return re.sub(r"\{\{ \.\w+ \}\}", lambda found: values[found[0]], text)
-
-
-def test_modelfile_states_files_template_and_parameters() -> None:
-    contract = models.contract_of("qwen2_5_vl", system_prompt="Read.")
-    text = render_modelfile(["gguf/a.gguf", "gguf/m.gguf"], ollama_settings(contract))
-    assert text.startswith('FROM ./gguf/a.gguf\nFROM ./gguf/m.gguf\nTEMPLATE """{{ range')
-    assert 'SYSTEM """Read."""' in text
-    assert 'PARAMETER stop "<|im_end|>"' in text
-    assert "PARAMETER temperature 0\n" in text
-    assert f"PARAMETER num_ctx {contract.context_length}\n" in text
-
-
-def test_system_prompt_that_would_end_the_modelfiles_text_is_refused() -> None:
-    contract = models.contract_of("qwen3", system_prompt='Say """hi"""')
-    with pytest.raises(ConfigError, match="system_prompt"):
-        ollama_settings(contract)
+def test_server_too_old_for_files_is_not_sent_any(files: list[Path]) -> None:
+    with running(OllamaServer(version="0.5.1")) as server:
+        result = offer(server.url, files)
+    assert result.state == "failed"
+    assert "Ollama 0.5.1 cannot create a model from files sent to it" in result.detail
+    assert server.blobs == {}

@@ -1,30 +1,45 @@
-"""Registration with an Ollama server: blobs by digest, create, one question; undone on failure."""
+"""Registration with an Ollama server: created, shown to render the training prompt, asked; undone
+on failure.
+"""
 
 from __future__ import annotations
 
-import base64
-import io
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from difflib import SequenceMatcher
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.encoding.conversation import Message
-from vlmpipe.errors import ToolError
+from vlmpipe.engines.ollama import OllamaEngine
+from vlmpipe.engines.ollama_api import OllamaApi
+from vlmpipe.errors import ToolError, VlmpipeError
 from vlmpipe.export.modelfile import OllamaSettings
-from vlmpipe.pipeline.files import sha256_of
+from vlmpipe.export.ollama_prompt import PromptProof, prove_prompts
+from vlmpipe.export.ollama_route import Route, RouteName, plan_routes
+from vlmpipe.export.probes import ANSWER_TOKENS
 
-if TYPE_CHECKING:
-    import httpx
-
-PROBE_TIMEOUT_S = 2.0
-REQUEST_TIMEOUT_S = 600.0
-CHUNK_BYTES = 1 << 20
 KEPT_SUFFIX = "-before"
 """Name under which a model that is about to be replaced is kept until the new one answers."""
+
+MIN_LIKENESS = 0.5
+"""Least share of a probe's answer that must be the in-process engine's. Rounding may turn a word;
+a projector that was ignored or misread leaves nothing alike."""
+
+MERGED_FILES = ("*.safetensors", "*.json", "*.jinja", "merges.txt")
+"""What a server reads of a merged folder."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a registered model is asked, and what the same file answers in process."""
+
+    messages: Sequence[Message]
+    expected: str | None
+    """None: the answer is recorded and not compared."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +51,40 @@ class OllamaResult:
 
     detail: str
     answer: str | None = None
+    """To the first question."""
+
+    route: RouteName | None = None
+    reason: str = ""
+    """Why this route."""
+
+    notes: tuple[str, ...] = ()
+    """What is otherwise than in training on this server, and routes that failed before."""
+
+    prompts: PromptProof | None = None
+    likeness: tuple[float | None, ...] = ()
+    """Share of each answer that is the expected one, 0 to 1; None where none was expected."""
 
     def as_record(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A model for an Ollama server."""
+
+    url: str
+    name: str
+    files: Sequence[Path]
+    """GGUF files: the text model first, then the mmproj where there is one."""
+
+    settings: OllamaSettings
+    contract: PreprocessContract
+    modelfile: Path
+    """Where the published Modelfile will lie, for the command to register later."""
+
+    merged: Path | None = None
+    """The merged 16-bit folder, for servers that make their own file of it."""
 
 
 def register(
@@ -50,29 +95,31 @@ def register(
     contract: PreprocessContract,
     question: Sequence[Message],
     modelfile: Path,
+    *,
+    expected: str | None = None,
+    others: Sequence[Question] = (),
+    merged: Path | None = None,
 ) -> OllamaResult:
-    """Make the files a model of the Ollama server at `url`, and ask it one question.
+    """Make the files a model of the Ollama server at `url`, and ask it `question` and the others.
 
-    A model of that name is restored when the new one fails. `modelfile` is where the published
-    Modelfile will lie, for the command to register later. Never raises for what a server does.
+    `expected` is what the same files answer in process, to as many tokens as probes have. A model
+    of that name is restored when the new one fails. Never raises for what a server does.
     """
-    import httpx
+    offer = Offer(url, name, files, settings, contract, modelfile, merged)
+    return offer_model(offer, [Question(question, expected), *others])
 
-    later = f"register later with: {register_command(name, modelfile)}"
-    with httpx.Client(base_url=url, timeout=REQUEST_TIMEOUT_S, trust_env=False) as client:
-        version = _version(client)
-        if version is None:
-            return OllamaResult("absent", f"no Ollama server answered at {url}; {later}")
-        try:
-            answer = _create_and_ask(client, name, files, settings, contract, question)
-        except (ToolError, httpx.HTTPError, httpx.InvalidURL) as exc:
-            reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
-            return OllamaResult(
-                "failed", f"Ollama {version} at {url} did not take {name}: {reason}; {later}"
-            )
-    return OllamaResult(
-        "registered", f"registered with Ollama {version} at {url} as {name}", answer
-    )
+
+def offer_model(offer: Offer, questions: Sequence[Question]) -> OllamaResult:
+    """Try the routes that the server's version suggests until one answers as it should."""
+    later = f"register later with: {register_command(offer.name, offer.modelfile)}"
+    try:
+        with OllamaApi(offer.url) as api:
+            version = api.version()
+            if version is None:
+                return OllamaResult("absent", f"no Ollama server answered at {offer.url}; {later}")
+            return _try_routes(api, version, offer, questions, later)
+    except ToolError as exc:
+        return OllamaResult("absent", f"{offer.url} is not the address of a server: {exc}; {later}")
 
 
 def register_command(name: str, modelfile: Path) -> str:
@@ -80,109 +127,100 @@ def register_command(name: str, modelfile: Path) -> str:
     return shlex.join(["ollama", "create", name, "-f", str(modelfile)])
 
 
-def _version(client: httpx.Client) -> str | None:
-    """The server's version; None where nothing that speaks Ollama's API answers."""
-    import httpx
+def likeness(ours: str, theirs: str) -> float:
+    """How much of two answers is the same, 0 to 1; spacing aside."""
+    first, second = " ".join(ours.split()), " ".join(theirs.split())
+    return SequenceMatcher(None, first, second, autojunk=False).ratio()
 
-    try:
-        reply = client.get("/api/version", timeout=PROBE_TIMEOUT_S)
-        return str(reply.json()["version"]) if reply.is_success else None
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError):
-        return None
+
+def _try_routes(
+    api: OllamaApi, version: str, offer: Offer, questions: Sequence[Question], later: str
+) -> OllamaResult:
+    plan = plan_routes(version, offer.contract, has_merged=offer.merged is not None)
+    failures: list[str] = []
+    for route in plan.routes:
+        try:
+            result = _create_and_ask(api, offer, route, questions)
+        except VlmpipeError as exc:
+            failures.append(f"{route.name}: {exc.message}")
+            continue
+        detail = f"registered with Ollama {version} at {offer.url} as {offer.name} ({route.name})"
+        return replace(result, detail=detail, notes=(*plan.notes, *failures, *result.notes))
+    why = "; ".join(failures) or "; ".join(plan.notes)
+    return OllamaResult(
+        "failed",
+        f"Ollama {version} at {offer.url} did not take {offer.name}: {why}; {later}",
+        notes=plan.notes,
+    )
 
 
 def _create_and_ask(
-    client: httpx.Client,
-    name: str,
-    files: Sequence[Path],
-    settings: OllamaSettings,
-    contract: PreprocessContract,
-    question: Sequence[Message],
-) -> str:
-    blobs = {path.name: _push_blob(client, path) for path in files}
+    api: OllamaApi, offer: Offer, route: Route, questions: Sequence[Question]
+) -> OllamaResult:
     order: dict[str, Any] = {
-        "model": name,
-        "files": blobs,
-        "template": settings.template,
-        "parameters": settings.parameters,
-        "stream": False,
+        "model": offer.name,
+        "files": {name: api.push_blob(path) for name, path in _sent_files(offer, route).items()},
+        "template": offer.settings.template,
+        "parameters": offer.settings.parameters,
     }
-    if settings.system:
-        order["system"] = settings.system
-    with _undone_on_failure(client, name):
-        reply = _post(client, "/api/create", order)
-        if reply.get("status") != "success":
-            raise ToolError(f"create ended with {reply.get('error') or reply.get('status')!r}")
-        messages = [_as_ollama(message, contract) for message in question]
-        answer = _post(client, "/api/chat", {"model": name, "messages": messages, "stream": False})
-        return str(answer.get("message", {}).get("content", ""))
+    if offer.settings.system:
+        order["system"] = offer.settings.system
+    with _undone_on_failure(api, offer.name):
+        api.create(order)
+        proof = prove_prompts(api, offer.name, offer.contract)
+        engine = OllamaEngine(
+            api, offer.name, offer.contract, placeholders=proof.placeholders is True
+        )
+        answers = [
+            engine.complete(question.messages, max_new_tokens=ANSWER_TOKENS).text
+            for question in questions
+        ]
+        alike = tuple(_judge(*pair) for pair in zip(questions, answers, strict=True))
+    return OllamaResult(
+        "registered",
+        "",
+        answers[0] if answers else None,
+        route=route.name,
+        reason=route.reason,
+        notes=proof.notes,
+        prompts=proof,
+        likeness=alike,
+    )
+
+
+def _judge(question: Question, answer: str) -> float | None:
+    if question.expected is None:
+        return None
+    share = likeness(question.expected, answer)
+    if share < MIN_LIKENESS:
+        raise ToolError(
+            f"it answers {answer[:60]!r} where the same file answers {question.expected[:60]!r}"
+            " in process"
+        )
+    return round(share, 4)
+
+
+def _sent_files(offer: Offer, route: Route) -> dict[str, Path]:
+    if route.name != "safetensors" or offer.merged is None:
+        return {path.name: path for path in offer.files}
+    found = (path for pattern in MERGED_FILES for path in sorted(offer.merged.glob(pattern)))
+    return {path.name: path for path in found}
 
 
 @contextmanager
-def _undone_on_failure(client: httpx.Client, name: str) -> Iterator[None]:
+def _undone_on_failure(api: OllamaApi, name: str) -> Iterator[None]:
     """Leave the server as it was when what is done within fails."""
     kept = name + KEPT_SUFFIX
-    existed = client.post("/api/show", json={"model": name}).is_success
+    existed = api.exists(name)
     if existed:
-        _post(client, "/api/copy", {"source": name, "destination": kept})
+        api.copy(name, kept)
     try:
         yield
     except BaseException:
-        _delete(client, name)
+        api.delete(name)
         if existed:
-            _post(client, "/api/copy", {"source": kept, "destination": name})
+            api.copy(kept, name)
         raise
     finally:
         if existed:
-            _delete(client, kept)
-
-
-def _push_blob(client: httpx.Client, path: Path) -> str:
-    """Upload a file unless the server has it; returns its digest as Ollama writes it."""
-    digest = f"sha256:{sha256_of(path)}"
-    if client.head(f"/api/blobs/{digest}").is_success:
-        return digest
-    headers = {"Content-Length": str(path.stat().st_size)}
-    reply = client.post(f"/api/blobs/{digest}", content=_chunks(path), headers=headers)
-    _raise_for(reply, f"upload of {path.name}")
-    return digest
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            yield chunk
-
-
-def _post(client: httpx.Client, route: str, body: dict[str, Any]) -> dict[str, Any]:
-    reply = client.post(route, json=body)
-    _raise_for(reply, route)
-    if not reply.content:
-        return {}
-    try:
-        return dict(reply.json())
-    except (ValueError, TypeError) as exc:
-        raise ToolError(f"{route} answered something that is not JSON") from exc
-
-
-def _delete(client: httpx.Client, name: str) -> None:
-    client.request("DELETE", "/api/delete", json={"model": name})
-
-
-def _raise_for(reply: httpx.Response, what: str) -> None:
-    if not reply.is_success:
-        raise ToolError(f"{what} answered {reply.status_code}: {reply.text.strip()[:300]}")
-
-
-def _as_ollama(message: Message, contract: PreprocessContract) -> dict[str, Any]:
-    """Text, and images on their exact grid as bare base64."""
-    turn: dict[str, Any] = {"role": message.role, "content": message.text}
-    if message.images:
-        turn["images"] = [_base64_png(contract, image) for image in message.images]
-    return turn
-
-
-def _base64_png(contract: PreprocessContract, image: Any) -> str:
-    buffer = io.BytesIO()
-    contract.grid.prepare(image).save(buffer, format="PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
+            api.delete(kept)

@@ -79,6 +79,19 @@ def test_a_program_over_its_time_is_stopped_with_its_children(tmp_path: Path) ->
 
 
 @pytest.mark.skipif(not shutil.which("setpriv"), reason="util-linux's setpriv is not here")
+def test_a_program_can_be_watched_while_it_runs_and_is_still_stopped_in_time(
+    tmp_path: Path,
+) -> None:
+    seen: list[bytes] = []
+    log = tmp_path / "x.log"
+    script = ["sh", "-c", "echo half; sleep 60"]
+    with pytest.raises(ToolError, match="did not end within 2 s"):
+        run_program(
+            script, what="x", log=log, timeout_s=2, watch=lambda: seen.append(log.read_bytes())
+        )
+    assert b"half" in seen[-1]
+
+
 def test_a_program_ends_when_its_parent_is_killed_outright(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     inner = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(60)"

@@ -7,13 +7,16 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from vlmpipe.errors import ToolError
 
 LAST_LINES = 12
 """Lines of a failed program's output that its error repeats."""
+
+WATCH_EVERY_S = 0.5
 
 
 def run_program(
@@ -25,11 +28,13 @@ def run_program(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     remedies: Sequence[str] = (),
+    watch: Callable[[], None] | None = None,
 ) -> None:
     """Run a program to its end, its output appended to `log`.
 
-    `what` names the work in the error; `env` is laid over this process's environment. Whatever
-    ends this process ends the program and its children too.
+    `what` names the work in the error; `env` is laid over this process's environment; `watch` is
+    called, in this thread, every half second while the program runs. Whatever ends this process
+    ends the program and its children too.
 
     Raises:
         ToolError: with the last lines and the log's path, when the program is not there, fails,
@@ -54,7 +59,7 @@ def run_program(
         except OSError as exc:
             reason = exc.strerror or str(exc)
             raise ToolError(f"{what}: cannot run {words[0]}: {reason}", *remedies) from exc
-        fault = _wait(process, timeout_s)
+        fault = _wait(process, timeout_s, watch)
     if fault:
         raise ToolError(
             f"{what}: {Path(words[0]).name} {fault}",
@@ -64,10 +69,12 @@ def run_program(
         )
 
 
-def _wait(process: subprocess.Popen[bytes], timeout_s: float | None) -> str | None:
+def _wait(
+    process: subprocess.Popen[bytes], timeout_s: float | None, watch: Callable[[], None] | None
+) -> str | None:
     """What went wrong, None when the program ended well."""
     try:
-        code = process.wait(timeout_s)
+        code = _watched(process, timeout_s, watch) if watch else process.wait(timeout_s)
     except subprocess.TimeoutExpired:
         return f"did not end within {timeout_s:g} s and was stopped"
     finally:
@@ -75,6 +82,19 @@ def _wait(process: subprocess.Popen[bytes], timeout_s: float | None) -> str | No
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"
     return f"ended with exit code {code}" if code else None
+
+
+def _watched(
+    process: subprocess.Popen[bytes], timeout_s: float | None, watch: Callable[[], None]
+) -> int:
+    end = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
+    while True:
+        watch()
+        try:
+            return process.wait(min(WATCH_EVERY_S, max(end - time.monotonic(), 0.0)))
+        except subprocess.TimeoutExpired:
+            if time.monotonic() >= end:
+                raise
 
 
 def stop_group(process: subprocess.Popen[bytes], grace_s: float = 5.0) -> None:

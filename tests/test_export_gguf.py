@@ -14,7 +14,7 @@ import export_models as models
 from vlmpipe.encoding.encoder import Encoder
 from vlmpipe.engines.hf import HfEngine
 from vlmpipe.engines.llama_cpp import LlamaCppEngine
-from vlmpipe.errors import ConfigError, StageError, ToolError
+from vlmpipe.errors import ArtifactError, ConfigError, StageError, ToolError
 from vlmpipe.export.gguf_files import Converter, GgufFile, GgufNames, pre_tokenizer
 from vlmpipe.export.gguf_header import check_header, read_header
 from vlmpipe.export.gguf_set import GgufSet, make_files
@@ -120,7 +120,7 @@ def test_type_that_needs_an_importance_matrix_is_a_tool_error_with_its_words(
 ) -> None:
     tools = converter(sources, merged("qwen3"), "qwen3", tmp_path)
     with pytest.raises(ToolError, match=r"quantising .* to iq1_s") as caught:
-        tools.quantise(text_file, "iq1_s", known_quants(["iq1_s"])["iq1_s"], 2)
+        tools.quantise(text_file, "iq1_s", quant_types()["iq1_s"], 2)
     assert caught.value.problems
     assert any("convert.log" in remedy for remedy in caught.value.remedies)
 
@@ -201,7 +201,7 @@ def test_foreign_pre_tokenizer_is_refused(merged: Callable[[str], Path], tmp_pat
 def test_file_that_is_no_gguf_is_refused(sources: LlamaCppSources, tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(b"GGUX" + bytes(64))
-    with pytest.raises(StageError, match="not a readable GGUF file"):
+    with pytest.raises(ArtifactError, match="not a readable GGUF file"):
         read_header(path, sources)
 
 
@@ -209,5 +209,5 @@ def test_file_that_is_no_gguf_is_refused(sources: LlamaCppSources, tmp_path: Pat
 def test_file_of_another_architecture_is_refused(
     text_file: GgufFile, sources: LlamaCppSources
 ) -> None:
-    with pytest.raises(StageError, match=r"architecture 'qwen3'.*needs 'qwen2vl'"):
+    with pytest.raises(ArtifactError, match=r"architecture 'qwen3'.*needs 'qwen2vl'"):
         check_header(text_file.path, FAMILIES["qwen2_vl"], sources, mmproj=False)

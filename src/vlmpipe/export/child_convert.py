@@ -15,7 +15,8 @@ from typing import Any
 def main(order: dict[str, Any]) -> None:
     """Convert one model folder to one GGUF file.
 
-    The order: `sources`, `model`, `outfile`, `outtype`, `mmproj`, `pre_tokenizer`, `name`.
+    The order: `sources`, `model`, `outfile`, `outtype`, `mmproj`, `pre_tokenizer`, `name`,
+    `metadata` (keys to carry, text all).
     """
     sources = Path(order["sources"])
     sys.path[:0] = [str(sources), str(sources / "gguf-py")]
@@ -24,7 +25,7 @@ def main(order: dict[str, Any]) -> None:
     get_class = converter.get_model_class
 
     def get_prepared_class(name: str, mmproj: bool = False) -> Any:
-        return prepared(get_class(name, mmproj=mmproj), order["pre_tokenizer"])
+        return prepared(get_class(name, mmproj=mmproj), order["pre_tokenizer"], order["metadata"])
 
     converter.get_model_class = get_prepared_class
     sys.argv = [
@@ -38,8 +39,9 @@ def main(order: dict[str, Any]) -> None:
     converter.main()
 
 
-def prepared(model_class: Any, pre_tokenizer: str) -> Any:
-    """A factory of converters that are told the pre-tokenizer and find the tower under either name.
+def prepared(model_class: Any, pre_tokenizer: str, metadata: dict[str, str]) -> Any:
+    """A factory of converters that are told the pre-tokenizer, carry more metadata and find the
+    tower under either name.
 
     The converter recognises a tokenizer by a hash of ids, which refuses every vocabulary that is
     not exactly a published one; what it needs is the name of the regular expression. The Qwen2-VL
@@ -59,6 +61,14 @@ def prepared(model_class: Any, pre_tokenizer: str) -> Any:
     def build(*args: Any, **kwargs: Any) -> Any:
         instance = model_class(*args, **kwargs)
         instance.get_vocab_base_pre = lambda tokenizer: pre_tokenizer
+        own_parameters = instance.set_gguf_parameters
+
+        def set_gguf_parameters() -> None:
+            own_parameters()
+            for key, value in metadata.items():
+                instance.gguf_writer.add_string(key, value)
+
+        instance.set_gguf_parameters = set_gguf_parameters
         return instance
 
     # The converter asks the class, not the instance, for these.

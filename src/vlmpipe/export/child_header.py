@@ -10,18 +10,32 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
+
+LONGEST_LIST = 256
 
 
 def main(sources: str, path: str) -> None:
-    """Print architecture and tensor counts by type."""
+    """Print architecture, keys, tensor counts by type, tensor shapes."""
     sys.path.insert(0, str(Path(sources) / "gguf-py"))
     from gguf import GGUFReader
 
     reader = GGUFReader(path)
-    field = reader.get_field("general.architecture")
-    types = Counter(tensor.tensor_type.name.lower() for tensor in reader.tensors)
-    header = {"architecture": field.contents() if field else "", "types": types}
+    fields = {name: value_of(each) for name, each in reader.fields.items()}
+    header = {
+        "architecture": fields.get("general.architecture", ""),
+        "types": Counter(tensor.tensor_type.name.lower() for tensor in reader.tensors),
+        "fields": fields,
+        "shapes": {tensor.name: [int(n) for n in tensor.shape] for tensor in reader.tensors},
+    }
     sys.stdout.write(json.dumps(header) + "\n")
+
+
+def value_of(field: Any) -> Any:
+    """A key's value; a vocabulary's length alone, since its words take seconds to decode."""
+    if len(field.data) > LONGEST_LIST:
+        return {"length": len(field.data)}
+    return field.contents()
 
 
 if __name__ == "__main__":

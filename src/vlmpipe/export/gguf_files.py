@@ -9,10 +9,15 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.errors import StageError, ToolError
-from vlmpipe.export.gguf_header import GgufHeader, check_header
+from vlmpipe.export.gguf_check import check_mmproj, check_text
+from vlmpipe.export.gguf_header import GgufHeader
+from vlmpipe.export.gguf_metadata import Lineage, carried_keys, seal
+from vlmpipe.export.gguf_names import TOWER_MARK, text_shapes
 from vlmpipe.export.weights import Checkpoint
 from vlmpipe.models.families import Family
 from vlmpipe.system.llama_cpp import LlamaCppSources
@@ -51,28 +56,39 @@ class GgufFile:
 class Converter:
     """llama.cpp's converter and quantiser over one merged model.
 
-    Their whole output goes to `log`.
+    Their whole output goes to `log`. Every file carries `lineage` and `contract`, where they are
+    given, and is held against the merged model before it is handed on.
     """
 
     def __init__(
-        self, sources: LlamaCppSources, model: Path, family: Family, names: GgufNames, log: Path
+        self,
+        sources: LlamaCppSources,
+        model: Path,
+        family: Family,
+        names: GgufNames,
+        log: Path,
+        *,
+        lineage: Lineage | None = None,
+        contract: PreprocessContract | None = None,
     ) -> None:
         self._sources = sources
         self._model = model
         self._family = family
         self._names = names
         self._log = log
+        self._carried = carried_keys(lineage, contract)
+        self._contract = contract
 
     def base_type(self) -> str:
         """f16, or bf16 where a weight is too large for f16."""
         return "bf16" if largest_weight(self._model) > LARGEST_F16 else "f16"
 
     def convert(self, base_type: str, *, mmproj: bool = False) -> GgufFile:
-        """Write the language model, or the tower, in a 16-bit type.
+        """Write the language model, or the tower, in a type that the converter writes.
 
         Raises:
             ToolError: when the converter fails, with its last lines and its log.
-            StageError: when the file that it wrote is not what was asked for.
+            ArtifactError: when the file that it wrote does not hold the merged model.
         """
         path = self._names.mmproj(base_type) if mmproj else self._names.text(base_type)
         order = {
@@ -83,28 +99,86 @@ class Converter:
             "mmproj": mmproj,
             "pre_tokenizer": pre_tokenizer(self._model, self._family),
             "name": f"{self._names.run_name} finetune",
+            "metadata": self._carried,
         }
         self._run(
             [_child("child_convert.py"), json.dumps(order)],
             what=f"converting {self._model} to {path.name}",
             remedy="convert with another llama.cpp checkout: convert.llama_cpp_dir=DIR",
         )
-        return GgufFile(path, check_header(path, self._family, self._sources, mmproj=mmproj))
+        return self._checked(path, mmproj=mmproj)
 
-    def quantise(self, source: GgufFile, quant: str, ftype: int, threads: int) -> GgufFile:
-        """Write one quantised file.
+    def mmproj(self, asked: str, ftype: int, threads: int) -> GgufFile:
+        """Write the tower in any type; bf16 where f16 was asked for and a weight is too large.
+
+        Raises:
+            ToolError: when the converter or the quantiser fails.
+            ArtifactError: when the file does not hold the merged model's tower.
+        """
+        if asked in ("bf16", "f32"):
+            return self.convert(asked, mmproj=True)
+        wide = largest_weight(self._model, TOWER_MARK) > LARGEST_F16
+        source = self.convert("bf16" if wide else "f16", mmproj=True)
+        if asked == "f16":
+            return source
+        made = self._quantise(source, self._names.mmproj(asked), asked, ftype, threads)
+        source.path.unlink()
+        return self._checked(made, mmproj=True)
+
+    def quantise(
+        self,
+        source: GgufFile,
+        quant: str,
+        ftype: int,
+        threads: int,
+        *,
+        imatrix: Path | None = None,
+    ) -> GgufFile:
+        """Write one quantised file, its errors weighed by an importance matrix where one is given.
 
         Raises:
             ToolError: when the quantiser fails, with its last lines and its log.
+            ArtifactError: when the file that it wrote does not hold the merged model.
         """
         path = self._names.text(quant)
+        made = self._quantise(source, path, quant, ftype, threads, imatrix)
+        return self._checked(made, mmproj=False)
+
+    def _quantise(
+        self,
+        source: GgufFile,
+        path: Path,
+        quant: str,
+        ftype: int,
+        threads: int,
+        imatrix: Path | None = None,
+    ) -> Path:
+        order = {
+            "sources": os.fspath(self._sources.folder.resolve()),
+            "source": os.fspath(source.path),
+            "target": os.fspath(path),
+            "ftype": ftype,
+            "threads": threads,
+            "imatrix": os.fspath(imatrix) if imatrix else None,
+        }
         self._run(
-            [_child("child_quantise.py"), source.path, path, str(ftype), str(threads)],
+            [_child("child_quantise.py"), json.dumps(order)],
             what=f"quantising {source.path.name} to {quant}",
-            remedy=f"leave {quant} out: convert.quants=[...] (types of 2 bits and less need an"
-            " importance matrix)",
+            remedy=f"leave {quant} out: convert.quants=[...], convert.mmproj_type=f16",
         )
-        return GgufFile(path, check_header(path, self._family, self._sources, mmproj=False))
+        return path
+
+    def _checked(self, path: Path, *, mmproj: bool) -> GgufFile:
+        """A file that was just written, sealed, with a header that agrees with the model."""
+        seal(path)
+        model, family, sources = self._model, self._family, self._sources
+        if mmproj:
+            return GgufFile(path, check_mmproj(path, model, family, sources, self._contract))
+        return GgufFile(path, check_text(path, model, family, sources, self._text_shapes))
+
+    @cached_property
+    def _text_shapes(self) -> dict[str, tuple[int, ...]]:
+        return text_shapes(self._model, self._family, self._sources)
 
     def _run(self, argv: Sequence[str | Path], *, what: str, remedy: str) -> None:
         """Run a child; a full disk is told apart from a fault of the tool.
@@ -127,10 +201,11 @@ class Converter:
             raise
 
 
-def largest_weight(model: Path) -> float:
-    """Largest magnitude among the weights of a folder."""
-    sizes = (tensor for _, tensor in Checkpoint(model).tensors() if tensor.numel())
-    return max(float(tensor.abs().max()) for tensor in sizes)
+def largest_weight(model: Path, mark: str = "") -> float:
+    """Largest magnitude among the weights of a folder, or of those with `mark` in their names."""
+    tensors = Checkpoint(model).tensors()
+    sizes = (tensor for key, tensor in tensors if mark in key and tensor.numel())
+    return max((float(tensor.abs().max()) for tensor in sizes), default=0.0)
 
 
 def pre_tokenizer(model: Path, family: Family) -> str:

@@ -1,0 +1,185 @@
+"""Lineage and preprocess contract inside GGUF files, and a digest by which a copy can be checked.
+
+People copy GGUF files about without the folder around them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from vlmpipe import __version__
+from vlmpipe.encoding.contract import PreprocessContract
+from vlmpipe.errors import ArtifactError
+from vlmpipe.export.gguf_header import CONVERT_AGAIN, GgufHeader, read_header
+from vlmpipe.pipeline.files import why_unreadable
+from vlmpipe.system.llama_cpp import LlamaCppSources
+
+PREFIX = "vlmpipe."
+CONTRACT_KEY = f"{PREFIX}preprocess_contract"
+SEAL_KEY = f"{PREFIX}file_sha256"
+UNSEALED = "0" * 64
+"""Stands for the digest while the file is hashed."""
+
+STRING_TYPE = 8
+"""GGUF's number of the type of a string."""
+
+HEADER_LIMIT = 1 << 26
+"""Bytes from the beginning within which the keys stand; vocabularies take about ten million."""
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a file's weights come from; every value may be empty where it is not known."""
+
+    run: str
+    merged_sha256: str
+    """Over the merged model's weights, as merge_info.json has it."""
+
+    base: str = ""
+    """Id and revision of the base model."""
+
+    trained_sha256: str = ""
+    """Over the adapter's weights, or the fully trained model's."""
+
+    version: str = __version__
+    """Of vlmpipe."""
+
+
+def lineage_of_merge(run: str, merge_info: Mapping[str, Any]) -> Lineage:
+    """The lineage of a merged model by its merge_info.json."""
+    base, digests = merge_info.get("base", {}), merge_info.get("digests", {})
+    names = (base.get("id"), base.get("revision"))
+    return Lineage(
+        run=run,
+        merged_sha256=digests.get("merged", ""),
+        base="@".join(str(name) for name in names if name),
+        trained_sha256=digests.get("trained", ""),
+    )
+
+
+def carried_keys(lineage: Lineage | None, contract: PreprocessContract | None) -> dict[str, str]:
+    """The keys that the converter writes into a file; the quantiser copies them."""
+    keys = {SEAL_KEY: UNSEALED}
+    if lineage is not None:
+        keys |= {f"{PREFIX}{name}": value for name, value in asdict(lineage).items()}
+    if contract is not None:
+        keys[CONTRACT_KEY] = contract.model_dump_json()
+    return keys
+
+
+def lineage_of(path: Path, sources: LlamaCppSources) -> Lineage | None:
+    """The lineage that a file carries, None where it carries none.
+
+    Raises:
+        ArtifactError: when the file cannot be read.
+    """
+    return _lineage_in(read_header(path, sources))
+
+
+def contract_of(path: Path, sources: LlamaCppSources) -> PreprocessContract | None:
+    """The preprocess contract that a file carries, None where it carries none.
+
+    Raises:
+        ArtifactError: when the file cannot be read, or its contract is damaged.
+    """
+    text = read_header(path, sources).fields.get(CONTRACT_KEY)
+    if text is None:
+        return None
+    try:
+        return PreprocessContract.model_validate_json(text)
+    except ValidationError as exc:
+        raise ArtifactError(
+            f"{path}: {CONTRACT_KEY}: {why_unreadable(exc)}", CONVERT_AGAIN
+        ) from exc
+
+
+def refuse_strange_mmproj(text: Path, mmproj: Path, sources: LlamaCppSources) -> None:
+    """Refuse an mmproj that carries the lineage of another merged model than the text file.
+
+    Raises:
+        ArtifactError: naming the key and both values.
+    """
+    ours, theirs = lineage_of(text, sources), lineage_of(mmproj, sources)
+    if ours is None or theirs is None or ours.merged_sha256 == theirs.merged_sha256:
+        return
+    raise ArtifactError(
+        f"{mmproj} belongs to another model than {text}: {PREFIX}merged_sha256 is"
+        f" {theirs.merged_sha256[:12]}… ({theirs.run}) against {ours.merged_sha256[:12]}…"
+        f" ({ours.run})",
+        CONVERT_AGAIN,
+    )
+
+
+def seal(path: Path) -> None:
+    """Write the file's sha256, itself taken as zeros, into its own key; nothing where it has no
+    such key.
+    """
+    place = _seal_place(path)
+    if place is None:
+        return
+    _overwrite(path, place, UNSEALED)
+    _overwrite(path, place, _digest_without(path, place))
+
+
+def verify_seal(path: Path) -> bool:
+    """Hash a file and hold it against the digest that it carries; False where it carries none.
+
+    Raises:
+        ArtifactError: when the digests differ.
+    """
+    place = _seal_place(path)
+    if place is None:
+        return False
+    with path.open("rb") as stream:
+        stream.seek(place)
+        stated = stream.read(len(UNSEALED)).decode("ascii", errors="replace")
+    found = _digest_without(path, place)
+    if found != stated:
+        raise ArtifactError(
+            f"{path}: sha256 {found[:12]}…, the file itself states {stated[:12]}…",
+            "it changed after it was made: copy it again, or " + CONVERT_AGAIN,
+        )
+    return True
+
+
+def _lineage_in(header: GgufHeader) -> Lineage | None:
+    names = Lineage.__dataclass_fields__
+    found = {name: header.fields.get(f"{PREFIX}{name}", "") for name in names}
+    return Lineage(**found) if any(found.values()) else None
+
+
+def _seal_place(path: Path) -> int | None:
+    """Where the digest's 64 characters stand: after the key, its type and its length."""
+    key = SEAL_KEY.encode()
+    mark = struct.pack("<Q", len(key)) + key + struct.pack("<IQ", STRING_TYPE, len(UNSEALED))
+    if path.stat().st_size == 0:
+        return None
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        found = view.find(mark, 0, HEADER_LIMIT)
+    return None if found < 0 else found + len(mark)
+
+
+def _overwrite(path: Path, place: int, text: str) -> None:
+    with path.open("r+b") as stream:
+        stream.seek(place)
+        stream.write(text.encode("ascii"))
+
+
+def _digest_without(path: Path, place: int) -> str:
+    """sha256 of a file whose digest is taken as zeros."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        digest.update(stream.read(place))
+        digest.update(UNSEALED.encode("ascii"))
+        stream.seek(len(UNSEALED), 1)
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

@@ -80,14 +80,14 @@ def picture() -> Image.Image:
 
 def merged_folder(family: str, folder: Path) -> Path:
     """A base with a random adapter folded in, complete, under `contract_of(family)`."""
-    base, target = random_base(family, folder / "base"), folder / "model"
+    base = random_base(family, folder / "base")
     random_adapter(base, family, folder / "adapter")
+    return merge_into(base, folder / "adapter", folder / "model", family)
+
+
+def merge_into(base: Path, adapter: Path, target: Path, family: str) -> Path:
+    """An adapter folded into a base, as a complete folder."""
     target.mkdir()
-    report = merge_adapter(
-        Checkpoint(base),
-        FAMILIES[family],
-        read_adapter(folder / "adapter"),
-        target,
-    )
+    report = merge_adapter(Checkpoint(base), FAMILIES[family], read_adapter(adapter), target)
     copy_model_files(base, target, contract_of(family), dtype=report.dtype)
     return target

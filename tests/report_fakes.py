@@ -308,7 +308,7 @@ CONVERTED: dict[str, Any] = {
     "parity.json": {
         "probe": {"sha256": "0" * 64, "count": 32, "off_grid": 24, "samples": []},
         "rungs": [
-            rung("merged", "adapter-on-w16", 1.2e-7, 1e-3),
+            rung("merged", "adapter on w16", 1.2e-7, 1e-3),
             rung("merged", "adapter", 3.1e-4, 0.3),
             rung("f16", "merged", 3.3e-8, 1e-4),
             rung("q2_k", "f16", 0.812, 0.15),

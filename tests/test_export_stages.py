@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,6 @@ from vlmpipe.data.prepare import prepare_data
 from vlmpipe.encoding.contract import read_contract
 from vlmpipe.errors import ConfigError, StageError
 from vlmpipe.export.card import base_name, flat_facts
-from vlmpipe.export.merged_model import judge_merge
-from vlmpipe.export.trial import QuantRow, recommended, why_excluded
 from vlmpipe.models.adapter_base import record_adapter_base
 from vlmpipe.models.base import read_base, resolve_base
 from vlmpipe.pipeline import Outcome, StageContext
@@ -31,13 +30,14 @@ FAMILY = "qwen2_5_vl"
 NO_SERVER = "http://127.0.0.1:9"
 
 
-def config_of(**convert: Any) -> Config:
+def config_of(merge: Any = None, parity: Any = None, **convert: Any) -> Config:
     return parse_config(
         {
             "run": {"name": "Demo"},
             "model": {"id": f"embedded:random-{FAMILY}"},
             "data": {"synthetic": {"n": 4, "difficulty": [0.0, 0.1]}},
-            "merge": {"probes": 1},
+            "merge": merge or {},
+            "parity": {"probes": 2, "max_new_tokens": 8, **(parity or {})},
             "convert": {"quants": ["q8_0"], "ollama_url": NO_SERVER, **convert},
         }
     )
@@ -88,6 +88,20 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
+def qlora(upstream: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same, with an adapter that says it was trained over a 4-bit base."""
+    train = tmp_path_factory.mktemp("qlora") / "train"
+    shutil.copytree(upstream["train"], train)
+    record_adapter_base(
+        train / "adapter",
+        read_base(upstream["setup"]),
+        dtype="bfloat16",
+        quantization=QuantizationSection(),
+    )
+    return {**upstream, "train": train}
+
+
+@pytest.fixture(scope="module")
 def merge(
     upstream: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Outcome]:
@@ -103,7 +117,7 @@ def convert(
 ) -> Callable[..., tuple[Path, Outcome]]:
     def run(**settings: Any) -> tuple[Path, Outcome]:
         root = tmp_path_factory.mktemp("run")
-        folders = {"setup": upstream["setup"], "merge": merge[0]}
+        folders = {**upstream, "merge": merge[0]}
         context = context_of(config_of(**settings), root, "5_convert", folders)
         return context.folder, CONVERT.run(context)
 
@@ -123,7 +137,7 @@ def test_merge_hands_on_a_model_a_contract_and_its_proof(
     assert info["changed"] == info["adapted"] == 14
     assert (info["rank"], info["scale"], info["dtype"]) == (models.RANK, 2.0, "bfloat16")
     assert info["digests"]["base"] == base.digest
-    assert abs(info["loss_drift"]) < 0.05
+    assert info["choice"]["base"] == "w16"
     assert read_contract(folder) == read_contract(upstream["train"])
     assert "| heldout/teds/tuned | 0.25 |" in card
     assert "speed/" not in card
@@ -144,7 +158,19 @@ def test_convert_hands_on_tried_files(convert: Callable[..., tuple[Path, Outcome
     assert artifacts["mmproj"] == "Demo-finetune-mmproj-f16.gguf"
     assert (artifacts["recommended"], artifacts["excluded"]) == ("q8_0", {})
     assert all((folder / "gguf" / name).is_file() for name in artifacts["quants"].values())
-    assert [abs(row["drift"]) < 0.1 for row in table["rows"]] == [True, True]
+    assert all(row["kld_mean"] < 0.02 for row in table["rows"])
+    assert all(row["memory_mib"] > 10 for row in table["rows"])
+    ladder = json.loads((folder / "parity.json").read_text())
+    assert [(each["rung"], each["against"]) for each in ladder["rungs"]] == [
+        ("merged", "adapter"),
+        ("f16", "merged"),
+        ("f16", "adapter"),
+        ("f16, runtime's resize", "merged"),
+        ("q8_0", "f16"),
+        ("q8_0", "adapter"),
+    ]
+    assert ladder["recommended"] == "q8_0"
+    assert not list(folder.glob("scratch*"))
     assert "FROM ./gguf/Demo-finetune-q8_0.gguf\nFROM ./gguf/Demo-finetune-mmproj" in modelfile
     assert outcome.verdict is not None
     assert outcome.verdict.passed
@@ -155,23 +181,29 @@ def test_convert_hands_on_tried_files(convert: Callable[..., tuple[Path, Outcome
 
 
 @pytest.mark.slow
-def test_files_beyond_the_limit_are_excluded_and_f16_fails_the_verdict(
+def test_files_beyond_their_limits_are_excluded_and_f16_fails_the_verdict_with_its_fault(
     convert: Callable[..., tuple[Path, Outcome]],
 ) -> None:
-    folder, outcome = convert(max_loss_drift=0.0, max_f16_loss_drift=0.0)
+    folder, outcome = convert(parity={"max_kld": {"f16": 0, "q8_0": 0}})
     artifacts = json.loads((folder / "artifacts.json").read_text())
+    ladder = json.loads((folder / "parity.json").read_text())
     assert set(artifacts["excluded"]) == {"f16", "q8_0"}
     assert artifacts["recommended"] == "f16"
     assert outcome.verdict is not None
     assert not outcome.verdict.passed
-    assert "max_f16_loss_drift" in outcome.verdict.reasons[0]
+    assert "parity.max_kld.f16" in outcome.verdict.reasons[0]
+    assert "no quant is left: q8_0" in outcome.verdict.reasons[1]
+    # Nothing is wrong but the limit: no part departs before the text, nor does the base pass.
+    assert ladder["diagnosis"]["part"] == "text"
+    assert ladder["diagnosis"]["at_fault"] == "conversion"
+    assert ladder["diagnosis"]["control"]["rung"] == "base (gguf)"
 
 
 @pytest.mark.slow
 def test_unknown_type_is_refused_before_anything_is_written(
     upstream: dict[str, Path], merge: tuple[Path, Outcome], tmp_path: Path
 ) -> None:
-    folders = {"setup": upstream["setup"], "merge": merge[0]}
+    folders = {**upstream, "merge": merge[0]}
     context = context_of(config_of(quants=["q9_k"]), tmp_path, "5_convert", folders)
     with pytest.raises(ConfigError, match="q9_k"):
         CONVERT.run(context)
@@ -189,20 +221,34 @@ def test_training_that_handed_on_nothing_is_refused(
         MERGE.run(context)
 
 
-def test_drift_of_the_merge_is_judged_both_ways() -> None:
-    assert judge_merge({"loss_drift": -0.05}, 0.05).passed
-    assert not judge_merge({"loss_drift": -0.051}, 0.05).passed
-    assert not judge_merge({"loss_drift": float("nan")}, 0.05).passed
+@pytest.mark.slow
+def test_auto_folds_into_both_bases_and_keeps_the_better(
+    qlora: dict[str, Path], tmp_path: Path
+) -> None:
+    config = config_of(merge={"base": "auto"})
+    context = context_of(config, tmp_path, "4_merge", qlora)
+    outcome = MERGE.run(context)
+    choice = json.loads((context.folder / "merge_info.json").read_text())["choice"]
+    found = choice["candidates"]
+    assert set(found) == {"w16", "dequant"}
+    assert found["dequant"]["kld_adapter"] < found["w16"]["kld_adapter"] / 10
+    assert choice["base"] == min(
+        found, key=lambda each: (-found[each]["metric"], found[each]["loss"])
+    )
+    assert sorted(path.name for path in context.folder.glob("model*")) == ["model"]
+    assert any(line.startswith(f"folded into {choice['base']}") for line in outcome.summary)
 
 
-def test_smallest_file_that_is_not_excluded_is_recommended() -> None:
-    def row(quant: str, size: int, drift: float) -> QuantRow:
-        reason = why_excluded(drift, 0.5)
-        return QuantRow(quant, f"{quant}.gguf", size, {}, 1.0, 1.0, 2.0, drift, 0, reason)
-
-    rows = [row("f16", 900, 0.0), row("q2_k", 100, 0.9), row("q4_k_m", 300, -0.1)]
-    assert recommended(rows) == "q4_k_m"
-    assert recommended([row("f16", 900, float("nan")), row("q8_0", 100, 0.6)]) == "f16"
+@pytest.mark.slow
+@pytest.mark.parametrize(("limit", "reason"), [("merged", "the fold"), ("drift", "drift from")])
+def test_a_merge_beyond_its_limit_fails_the_gate_by_name(
+    qlora: dict[str, Path], tmp_path: Path, limit: str, reason: str
+) -> None:
+    config = config_of(parity={"max_kld": {limit: 0}})
+    outcome = MERGE.run(context_of(config, tmp_path, "4_merge", qlora))
+    assert outcome.verdict is not None
+    assert [each.startswith(reason) for each in outcome.verdict.reasons] == [True]
+    assert f"parity.max_kld.{limit}" in outcome.verdict.reasons[0]
 
 
 def test_card_shows_no_path_of_this_machine(upstream: dict[str, Path]) -> None:

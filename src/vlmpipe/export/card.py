@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vlmpipe.encoding.contract import PreprocessContract
+from vlmpipe.export.parity.records import RungRecord
 from vlmpipe.models.base import BaseModelFolder
 from vlmpipe.models.embedded import PREFIX
 
@@ -23,10 +24,12 @@ def render_card(
     data: Mapping[str, Any],
     metrics: Mapping[str, float],
     info: Mapping[str, Any],
+    rungs: Sequence[RungRecord],
 ) -> str:
     """README.md of the merged folder.
 
-    `data` is setup's summary of the samples, `metrics` those of validate, `info` merge_info.json.
+    `data` is setup's summary of the samples, `metrics` those of validate, `info` merge_info.json,
+    `rungs` what the merged model was held against.
     """
     environment = Environment(
         loader=PackageLoader("vlmpipe.export"),
@@ -44,6 +47,7 @@ def render_card(
         data=sorted(flat_facts(data).items()),
         metrics=sorted(metrics.items()),
         info=info,
+        rungs=rungs,
     )
 
 

@@ -242,8 +242,6 @@ CONVERT = Stage(
         "run.name",
         "model.dtype",
         "model.attn_implementation",
-        "train.method",
-        "train.quantization",
     ),
     ignores=("convert.ollama_url", "convert.ollama_name"),
     consumes={

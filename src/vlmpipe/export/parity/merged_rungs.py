@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from vlmpipe.config.parity import DRIFT, MERGED, ParityConfig
@@ -58,7 +59,11 @@ class UpperLadder:
         self._step = step
         self._rules: ParityConfig = trained.config.parity
         self._same_base: dict[str, Rung] = {}
-        self.adapter = self._ask(lambda: as_trained(trained), ADAPTER)
+
+    @cached_property
+    def adapter(self) -> Rung:
+        """The model as it was trained, asked when it is first needed."""
+        return self._ask(lambda: as_trained(self._trained), ADAPTER)
 
     def climb(self, folder: Path, base: str, dtype: str) -> MergedRungs:
         """Ask a merged folder whose adapter was folded into `base`, held in `dtype`."""

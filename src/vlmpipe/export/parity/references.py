@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.encoding.encoder import Encoder
 from vlmpipe.engines.hf import HfEngine
 from vlmpipe.evaluation.subjects import with_adapter
+from vlmpipe.models.adapter_base import AdapterBase, read_adapter_base
 from vlmpipe.models.base import BaseModelFolder
 from vlmpipe.models.families import read_model_config
 from vlmpipe.models.loading import load_model, load_tokenizer, resolve_dtype
@@ -38,25 +40,32 @@ class Trained:
         """Whether whole weights were trained, and not an adapter."""
         return not (self.folder / "adapter").is_dir()
 
+    @cached_property
+    def held(self) -> AdapterBase | None:
+        """How the base was held in training; None for a full training.
+
+        Raises:
+            StageError: when the adapter was trained on another base.
+        """
+        return None if self.is_full else read_adapter_base(self.folder / "adapter", self.base)
+
     @property
     def on_4bit(self) -> bool:
         """Whether the base was held in 4 bit."""
-        return not self.is_full and self.config.train.method == "qlora"
+        return self.held is not None and self.held.quantization is not None
 
 
 @contextmanager
 def as_trained(trained: Trained) -> Iterator[HfEngine]:
     """The adapter on the base as it was held in training; the trained model of a full one."""
-    model = trained.config.model
-    section = trained.config.train.quantization if trained.on_4bit else None
-    folder = trained.folder / "model" if trained.is_full else trained.base.folder
+    settings, held = trained.config.model, trained.held
     loaded = load_model(
-        folder,
-        dtype=resolve_dtype(model.dtype),
-        quantization=section,
-        attn_implementation=model.attn_implementation,
+        trained.base.folder if held else trained.folder / "model",
+        dtype=held.dtype if held else resolve_dtype(settings.dtype),
+        quantization=held.quantization if held else None,
+        attn_implementation=settings.attn_implementation,
     )
-    if not trained.is_full:
+    if held:
         loaded = with_adapter(loaded, trained.folder / "adapter")
     with _opened(loaded, trained.base.folder, trained.contract, ADAPTER) as engine:
         yield engine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,34 @@ from vlmpipe.pipeline.files import why_unreadable
 CONTRACT_NAME = "preprocess_contract.json"
 PROBE_SIZES = ((56, 84), (57, 225), (70, 238), (345, 451), (523, 701), (637, 903), (1400, 700))
 """Heights and widths, odd ones included, whose token counts the contract states."""
+
+
+class RenderedCase(BaseModel):
+    """Token ids of one probe conversation, as training's tokenizer gives them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ids: str
+    """Separated by spaces; `-1x12` stands for the twelve tokens of an image."""
+
+    sha256: str
+    """Of `ids`."""
+
+    @classmethod
+    def of(cls, ids: Sequence[int]) -> RenderedCase:
+        """`ids` with -1 for each token of an image."""
+        runs = [(token, len(list(run))) for token, run in groupby(ids)]
+        words = [f"-1x{n}" if token < 0 else " ".join([str(token)] * n) for token, n in runs]
+        text = " ".join(words)
+        return cls(ids=text, sha256=hashlib.sha256(text.encode()).hexdigest())
+
+    def as_list(self) -> list[int]:
+        """The ids, -1 for each token of an image."""
+        found: list[int] = []
+        for word in self.ids.split():
+            token, _, times = word.partition("x")
+            found += [int(token)] * int(times or 1)
+        return found
 
 
 class PreprocessContract(BaseModel):
@@ -52,6 +81,10 @@ class PreprocessContract(BaseModel):
     image_tokens: dict[str, int] = {}
     """`HEIGHTxWIDTH` to the expected count of image tokens."""
 
+    rendered: dict[str, RenderedCase]
+    """Name of a probe conversation (see `encoding.rendered`) to its token ids; empty where no
+    tokenizer was at hand. Stated without a default: a contract of a time before it is refused."""
+
     @property
     def grid(self) -> ImageGrid:
         """The image grid that serving uses."""
@@ -64,10 +97,14 @@ class PreprocessContract(BaseModel):
         )
 
     @property
+    def min_image_tokens(self) -> int:
+        """Fewest tokens that a prepared image takes."""
+        return -(-self.min_pixels // self.grid.factor**2)
+
+    @property
     def max_image_tokens(self) -> int:
         """Most tokens that one prepared image can take."""
-        factor = self.patch_size * self.merge_size
-        return self.max_pixels // factor**2
+        return self.max_pixels // self.grid.factor**2
 
     @property
     def digest(self) -> str:
@@ -93,7 +130,15 @@ def read_contract(folder: Path) -> PreprocessContract:
     Raises:
         ArtifactError: when it is absent, damaged, or contradicts itself.
     """
-    path = folder / CONTRACT_NAME
+    return read_contract_file(folder / CONTRACT_NAME)
+
+
+def read_contract_file(path: Path) -> PreprocessContract:
+    """The same, by the file's own path.
+
+    Raises:
+        ArtifactError: as `read_contract`.
+    """
     try:
         contract = PreprocessContract.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as exc:
@@ -131,6 +176,7 @@ def build_contract(
         chat_template_sha256=hashlib.sha256(family.chat_template.encode()).hexdigest(),
         system_prompt=system_prompt,
         context_length=context_length,
+        rendered={},
     )
     return contract.model_copy(update={"image_tokens": _probe_counts(contract.grid)})
 
@@ -140,12 +186,14 @@ def _probe_counts(grid: ImageGrid) -> dict[str, int]:
 
 
 def _refuse_contradictions(contract: PreprocessContract, path: Path) -> None:
-    digest = hashlib.sha256(contract.chat_template.encode()).hexdigest()
-    if digest != contract.chat_template_sha256:
-        raise ArtifactError(
-            f"{path}: chat_template has sha256 {digest[:12]}…, the contract states"
-            f" {contract.chat_template_sha256[:12]}…"
-        )
+    hashed = {"chat_template": (contract.chat_template, contract.chat_template_sha256)}
+    hashed |= {f"rendered.{name}.ids": (r.ids, r.sha256) for name, r in contract.rendered.items()}
+    for field, (text, stated) in hashed.items():
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        if digest != stated:
+            raise ArtifactError(
+                f"{path}: {field} has sha256 {digest[:12]}…, the contract states {stated[:12]}…"
+            )
     for size, expected in contract.image_tokens.items():
         height, width = (int(side) for side in size.split("x"))
         found = contract.grid.tokens(height, width)
@@ -154,3 +202,8 @@ def _refuse_contradictions(contract: PreprocessContract, path: Path) -> None:
                 f"{path}: an image of {size} takes {found} tokens here, the contract states"
                 f" {expected}"
             )
+    if contract.has_vision and contract.min_image_tokens < MIN_IMAGE_TOKENS:
+        raise ArtifactError(
+            f"{path}: min_pixels {contract.min_pixels} is {contract.min_image_tokens} image tokens;"
+            f" llama.cpp enlarges images under {MIN_IMAGE_TOKENS} whatever it is told"
+        )

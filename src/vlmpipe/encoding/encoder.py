@@ -77,6 +77,10 @@ class Encoder:
         used = grid or self.contract.grid
         return texts + sum(used.tokens(image.height, image.width) - 1 for image in images)
 
+    def image_grid(self, prepared: Sequence[Image.Image]) -> np.ndarray:
+        """[N, 3]: patches of images that are on their grid, as the image processor cuts them."""
+        return np.asarray(self._pixels(prepared)[1])
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of token ids, spaces as they were."""
         return str(

@@ -12,12 +12,19 @@ import numpy as np
 from vlmpipe.encoding.conversation import Message
 from vlmpipe.encoding.encoder import IGNORED, Encoded, Encoder
 from vlmpipe.engines.base import Completion, Forced, Score
+from vlmpipe.engines.contract_check import check_model
 
 
 class HfEngine:
     """Greedy answers and teacher-forced losses of a transformers or PEFT model."""
 
     def __init__(self, model: Any, encoder: Encoder, name: str, *, adapter: bool = True) -> None:
+        """Hold model and encoder against the contract.
+
+        Raises:
+            ArtifactError: when image-token counts, token ids or shapes differ from it.
+        """
+        check_model(encoder, model.config, name)
         self._model = model
         self._encoder = encoder
         self._name = name

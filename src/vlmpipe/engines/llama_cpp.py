@@ -18,6 +18,7 @@ from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.encoding.conversation import Message
 from vlmpipe.encoding.images import to_rgb
 from vlmpipe.engines.base import Completion, Forced, Score, log_softmax
+from vlmpipe.engines.contract_check import count_faults, id_faults, refuse
 from vlmpipe.engines.likely import Piece, choice_of
 from vlmpipe.engines.llama_runtime import LlamaRuntime, available_cpus
 from vlmpipe.engines.llama_vision import Chunk, VisionProjector
@@ -77,11 +78,11 @@ class LlamaCppEngine:
 
         Raises:
             ArtifactError: when a file cannot be loaded, the pair does not fit the contract, or
-                image-token counts differ from it.
+                image-token counts or token ids differ from it.
         """
         self.name = name
         self.contract = contract
-        self._resize = resize
+        self._resize: Literal["contract", "runtime"] = "contract"
         if contract.has_vision != (mmproj is not None):
             needs = "an mmproj file" if contract.has_vision else "no mmproj file"
             raise ArtifactError(f"a {contract.family} model takes {needs} beside {gguf}")
@@ -97,9 +98,12 @@ class LlamaCppEngine:
             self._stop_ids = self._find_stop_tokens(gguf)
             if mmproj is not None:
                 self._vision = self._load_vision(mmproj, threads, n_gpu_layers != 0)
+            self._hold_against_contract(gguf, mmproj)
         except BaseException:
             self.close()
             raise
+        # Only now: the contract states what images come to that it resized itself.
+        self._resize = resize
 
     @property
     def n_ctx(self) -> int:
@@ -218,27 +222,23 @@ class LlamaCppEngine:
             ids[token] = found[0]
         return frozenset(ids.values())
 
+    def _hold_against_contract(self, gguf: Path, mmproj: Path | None) -> None:
+        problems = list(id_faults(self.contract, self.prompt_ids))
+        if self._vision is not None:
+            tokens_of = self._vision.image_tokens
+            problems += count_faults(self.contract, lambda size: tokens_of(*size))
+        refuse(problems, f"llama.cpp with {gguf}" + (f" and {mmproj}" if mmproj else ""))
+
     def _load_vision(self, mmproj: Path, threads: int, use_gpu: bool) -> VisionProjector:
         contract = self.contract
-        vision = VisionProjector(
+        return VisionProjector(
             mmproj,
             self._runtime,
-            min_tokens=max(contract.min_pixels // contract.grid.factor**2, 1),
+            min_tokens=contract.min_image_tokens,
             max_tokens=contract.max_image_tokens,
             threads=threads,
             use_gpu=use_gpu,
         )
-        for size, expected in contract.image_tokens.items():
-            height, width = (int(side) for side in size.split("x"))
-            found = vision.image_tokens(*contract.grid.target_size(height, width))
-            if found != expected:
-                vision.close()
-                raise ArtifactError(
-                    f"an image of {size} (height x width) takes {found} tokens in llama.cpp with"
-                    f" {mmproj}, the preprocess contract states {expected}",
-                    "convert again: `vlmpipe run-all --force convert` with the same options",
-                )
-        return vision
 
     @contextmanager
     def _prompt(

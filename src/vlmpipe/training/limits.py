@@ -10,6 +10,7 @@ from vlmpipe.config import Config
 from vlmpipe.encoding.contract import PreprocessContract, build_contract
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.encoding.encoder import Encoder
+from vlmpipe.encoding.rendered import with_rendered_ids
 from vlmpipe.models.families import Family
 from vlmpipe.models.loading import load_tokenizer
 
@@ -36,7 +37,8 @@ def limits_contract(config: Config, family: Family, context_length: int) -> Prep
 def contract_for(
     config: Config, family: Family, model_folder: Path, samples: Sequence[Sample]
 ) -> PreprocessContract:
-    """The contract with the context length that these samples need.
+    """The contract with the context length that these samples need, and the probe conversations'
+    ids by the model's own tokenizer.
 
     Twice the longest answer is reserved, so that an answer longer than any seen still fits.
     """
@@ -45,4 +47,4 @@ def contract_for(
     answers = [encoder.token_count(sample.messages[-1:]) for sample in samples]
     needed = max(totals, default=0) + max(answers, default=0)
     length = math.ceil(max(needed, 1) / CONTEXT_STEP) * CONTEXT_STEP
-    return limits_contract(config, family, length)
+    return with_rendered_ids(limits_contract(config, family, length), encoder.tokenizer)

@@ -15,6 +15,7 @@ from vlmpipe import __version__
 from vlmpipe.cli import config, data
 from vlmpipe.cli.console import print_error
 from vlmpipe.cli.output import error_as_json, print_json
+from vlmpipe.cli.prepare_image import prepare_image
 from vlmpipe.cli.run_all import run_all
 from vlmpipe.cli.serve import serve
 from vlmpipe.cli.stage import SUMMARIES, stage_command
@@ -32,6 +33,7 @@ for _name in SUMMARIES:
     app.command(_name)(stage_command(_name))
 app.command()(serve)
 app.command()(status)
+app.command("prepare-image")(prepare_image)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 

@@ -63,7 +63,7 @@ class _Parser:
             elif text.startswith("if "):
                 nodes.append(self._if(text.removeprefix("if ")))
             else:
-                nodes.append(lambda dot, value=_value(text): str(value(dot)))
+                nodes.append(_action(text))
         return nodes, ""
 
     def _range(self, value: Callable[[Mapping[str, Any]], Any]) -> Node:
@@ -85,6 +85,11 @@ class _Parser:
         elif ended_by != "end":
             raise ValueError("an if must end with {{ end }}")
         return lambda dot: "".join(node(dot) for node in (body if holds(dot) else other))
+
+
+def _action(expression: str) -> Node:
+    value = _value(expression)
+    return lambda dot: str(value(dot))
 
 
 def _value(expression: str) -> Callable[[Mapping[str, Any]], Any]:

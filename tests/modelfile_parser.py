@@ -12,8 +12,7 @@ def parse_modelfile(text: str) -> list[tuple[str, str]]:
         if following != state:
             if state == "name":
                 name = {"from": "model"}.get(held.lower(), held.lower())
-                if following == "value" and name == "parameter":
-                    following = "parameter"
+                following = "parameter" if name == "parameter" else following
             elif state == "parameter":
                 name = held
             elif state == "value":

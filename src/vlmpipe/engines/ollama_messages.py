@@ -12,6 +12,7 @@ import base64
 import io
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from vlmpipe.encoding.chat import render
@@ -86,7 +87,7 @@ def needs_placeholders(messages: Sequence[Message]) -> bool:
 
 
 def _refuse_merged(messages: Sequence[Message]) -> None:
-    for before, after in zip(messages, messages[1:], strict=False):
+    for before, after in pairwise(messages):
         if before.role == after.role:
             raise InexpressibleError(
                 f"two {after.role} turns follow each other, which Ollama makes one of"

@@ -20,7 +20,7 @@ from vlmpipe.errors import ToolError, VlmpipeError
 from vlmpipe.export.modelfile import OllamaSettings
 from vlmpipe.export.ollama_prompt import PromptProof, prove_prompts
 from vlmpipe.export.ollama_route import Route, RouteName, plan_routes
-from vlmpipe.export.probes import ANSWER_TOKENS
+from vlmpipe.export.parity.speed import ANSWER_TOKENS
 
 KEPT_SUFFIX = "-before"
 """Name under which a model that is about to be replaced is kept until the new one answers."""

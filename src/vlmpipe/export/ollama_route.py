@@ -32,7 +32,8 @@ OWN_ENGINE: dict[str, Version] = {"qwen2_5_vl": (0, 7, 0), "qwen3_vl": (0, 12, 7
 (convert/convert.go). It never had a converter for Qwen2-VL."""
 
 NO_SILENT_PROJECTOR: Version = (0, 11, 11)
-"""Before it, a projector beside such a model was ignored and the answer invented (ollama #12241)."""
+"""About the first release that does not ignore a projector beside such a model and invent an answer
+(ollama #12241, merged in September 2025)."""
 
 
 @dataclass(frozen=True)

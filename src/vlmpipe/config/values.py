@@ -56,7 +56,10 @@ def parse_value(text: str) -> Any:
         try:
             return json.loads(text)
         except json.JSONDecodeError as exc:
-            raise ValueError(f"the value {text!r} is not valid JSON: {exc.msg}") from exc
+            raise ValueError(
+                f"the value {text!r} is not valid JSON: {exc.msg}"
+                " (in a list or a map, words stand in double quotes)"
+            ) from exc
     try:
         value = _load(text)
     except YAMLError:

@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 VLMPIPE := $(BIN)/vlmpipe
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check clean bench-curriculum \
+.PHONY: help setup demo test test-fast check clean bench-curriculum bench-merge \
 	stage-check stage-setup train validate merge convert deploy
 
 help: ## list the targets
@@ -35,6 +35,12 @@ test-fast: setup ## tests that take a few seconds at most
 
 bench-curriculum: setup ## what curriculum and loss mask are worth: 9 trainings, about 40 minutes on two cores
 	$(BIN)/python benchmarks/curriculum.py $(ARGS)
+
+llama-tools: setup ## llama.cpp's programs, compiled once into the shared cache (10 minutes on two cores)
+	$(BIN)/python scripts/build_llama_tools.py
+
+bench-merge: setup ## the streamed merge against PEFT's, 8 GB: about 10 minutes, 35 GB of disk, 16 GB of memory
+	$(BIN)/python benchmarks/merge.py $(ARGS)
 
 check: setup ## lint, format, layers, types
 	$(BIN)/ruff check .

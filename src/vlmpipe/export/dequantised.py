@@ -52,14 +52,3 @@ def through_four_bits(section: QuantizationSection, dtype: str) -> Original:
         return lambda begin, end: matrix[begin:end]
 
     return original
-
-
-def dequantise_model(model: Any, family: Family, section: QuantizationSection, dtype: str) -> None:
-    """Put into a loaded model the values that it would hold in 4-bit, loaded in `dtype`."""
-    import torch
-
-    blocks = re.compile(rf"{family.layer_pattern}\..+")
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and blocks.fullmatch(name):
-            weight = module.weight.data
-            module.weight.data = dequantised(weight, section, dtype).to(weight.dtype)

@@ -29,19 +29,19 @@ class Factors:
     magnitude: Any | None = None
     """DoRA's m, [out], float32."""
 
-    def applied(self, rows: Any, begin: int, end: int) -> Any:
-        """Rows [begin, end) of W in float32 to those of W'.
+    def apply(self, rows: Any, begin: int, end: int, out: Any) -> None:
+        """Rows [begin, end) of W to those of W' in `out`, which is float32.
 
         W' = W + scale * B @ A; with DoRA (arXiv 2402.09353) its rows, which are the columns of the
         paper's transposed matrix, are brought to their trained length m.
         """
         import torch
 
-        updated = (self.up[begin:end] @ self.down).mul_(self.scale).add_(rows)
-        if self.magnitude is None:
-            return updated
-        length = torch.linalg.vector_norm(updated, dim=1)
-        return updated * (self.magnitude[begin:end] / length).unsqueeze(1)
+        torch.mm(self.up[begin:end], self.down, out=out)
+        out.mul_(self.scale).add_(rows)
+        if self.magnitude is not None:
+            length = torch.linalg.vector_norm(out, dim=1)
+            out.mul_((self.magnitude[begin:end] / length).unsqueeze(1))
 
 
 @dataclass(frozen=True)

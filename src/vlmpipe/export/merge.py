@@ -61,7 +61,7 @@ def merge_adapter(
     """W' = W + scale * B @ A in float32, rounded once; parts that were unfrozen are replaced.
 
     `dtype` is `model.dtype`: see `merged_dtype`. With `held_in`, W is what the 4-bit base really
-    held. `lineage` goes into the files' metadata. Memory: a few blocks of 4 MiB, and with `held_in`
+    held. `lineage` goes into the files' metadata. Memory: a few blocks of 1 MiB, and with `held_in`
     a few times the largest tensor.
 
     Raises:

@@ -26,8 +26,8 @@ from vlmpipe.export.safetensors_stream import (
 from vlmpipe.export.weights import INDEX_NAME, Checkpoint
 from vlmpipe.pipeline.files import write_json
 
-BLOCK_VALUES = 1 << 20
-"""Values computed at a time: 4 MiB in float32, which a core's cache holds."""
+BLOCK_VALUES = 1 << 18
+"""Values computed at a time: 1 MiB in float32, which a core's cache holds."""
 
 SEALERS = 2
 """One hashes what the other waits for the disk to take."""
@@ -165,18 +165,20 @@ def _write_values(stored: StoredTensor, change: Change, dtype: str, writer: Shar
     """Write a tensor's new values; whether an update survived their rounding."""
     import torch
 
-    precision = getattr(torch, dtype)
-    rows, moved = change.original(stored), False
-    for begin, end in row_blocks(stored.span):
-        before = rows(begin, end)
-        after = before
-        if change.factors is not None:
-            after = change.factors.applied(before.float(), begin, end)
-        rounded = after.to(precision).contiguous()
-        _refuse_non_finite(stored.span.key, rounded, dtype)
-        if change.factors is not None and not moved:
-            moved = not torch.equal(rounded, before.to(precision))
-        writer.write(rounded)
+    span, rows, moved = stored.span, change.original(stored), False
+    largest = max((end - begin for begin, end in row_blocks(span)), default=0)
+    wide = torch.empty(largest, span.row_values)
+    rounded = torch.empty(largest, span.row_values, dtype=getattr(torch, dtype))
+    for begin, end in row_blocks(span):
+        before, after = rows(begin, end), rounded[: end - begin]
+        if change.factors is None:
+            after.copy_(before)
+        else:
+            change.factors.apply(before, begin, end, out=wide[: end - begin])
+            after.copy_(wide[: end - begin])
+            moved = moved or not torch.equal(after, before.to(after.dtype))
+        _refuse_non_finite(span.key, after, dtype)
+        writer.write(after)
     return moved
 
 

@@ -140,28 +140,32 @@ def header_bytes(
 
 
 class StoredTensor:
-    """A tensor in an open file, read by rows into memory of its own."""
+    """A tensor in an open file, read by rows."""
 
     def __init__(self, handle: int, span: TensorSpan) -> None:
         self.handle = handle
         self.span = span
+        self._values: Any = None
 
     def rows(self, begin: int, end: int) -> Any:
         """Rows [begin, end) as [rows, values of a row], in the type they are stored in.
+
+        The next call reads into the same memory: new pages for each block cost more than reading.
 
         Raises:
             StageError: when the file has become shorter.
         """
         import torch
 
-        span = self.span
-        tensor = torch.empty(
-            (end - begin, span.row_values), dtype=getattr(torch, span.dtype or "uint8")
-        )
-        if tensor.numel():
-            stride = tensor.element_size() * span.row_values
-            read_into(self.handle, _bytes_of(tensor), span.begin + begin * stride)
-        return tensor
+        width, dtype = self.span.row_values, getattr(torch, self.span.dtype or "uint8")
+        count = (end - begin) * width
+        if self._values is None or self._values.numel() < count:
+            self._values = torch.empty(count, dtype=dtype)
+        values = self._values[:count]
+        if count:
+            stride = values.element_size() * width
+            read_into(self.handle, _bytes_of(values), self.span.begin + begin * stride)
+        return values.view(end - begin, width)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Runs llama.cpp's converter in a process of its own: its gguf package is not the installed one.
 
-The program takes one JSON object as its argument; it is not imported by this package, and so
-stands on nothing but the converter's own sources.
+The program takes one argument, a file that holds a JSON object; it is not imported by this package,
+and so stands on nothing but the converter's own sources.
 """
 
 from __future__ import annotations
@@ -77,4 +77,4 @@ def prepared(model_class: Any, pre_tokenizer: str, metadata: dict[str, str]) -> 
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))

@@ -1,7 +1,7 @@
 """Runs llama.cpp's quantiser in a process of its own: a fault in it ends that process alone.
 
-The program takes one JSON object as its argument: `sources`, `source`, `target`, `ftype` (a
-number), `threads`, `imatrix` (a file, or null).
+The program takes one argument, a file that holds a JSON object: `sources`, `source`, `target`,
+`ftype` (a number), `threads`, `imatrix` (a file, or null).
 """
 
 from __future__ import annotations
@@ -103,4 +103,4 @@ def overrides_of(keys: dict[str, str | int]) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main(json.loads(sys.argv[1])))
+    sys.exit(main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import shutil
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from vlmpipe.encoding.contract import PreprocessContract
-from vlmpipe.errors import StageError, ToolError
+from vlmpipe.errors import StageError
+from vlmpipe.export.children import run_child
 from vlmpipe.export.gguf_check import check_mmproj, check_text
 from vlmpipe.export.gguf_header import GgufHeader
 from vlmpipe.export.gguf_metadata import Lineage, carried_keys, seal
@@ -21,12 +20,9 @@ from vlmpipe.export.gguf_names import TOWER_MARK, text_shapes
 from vlmpipe.export.weights import Checkpoint
 from vlmpipe.models.families import Family
 from vlmpipe.system.llama_cpp import LlamaCppSources
-from vlmpipe.system.process import run_program
 
 LARGEST_F16 = 65504.0
 FOLDER = "gguf"
-FULL_BELOW_BYTES = 1 << 20
-"""With less than this free after a failure, the disk was the cause: llama.cpp does not say so."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +98,8 @@ class Converter:
             "metadata": self._carried,
         }
         self._run(
-            [_child("child_convert.py"), json.dumps(order)],
+            "child_convert.py",
+            order,
             what=f"converting {self._model} to {path.name}",
             remedy="convert with another llama.cpp checkout: convert.llama_cpp_dir=DIR",
         )
@@ -162,7 +159,8 @@ class Converter:
             "imatrix": os.fspath(imatrix) if imatrix else None,
         }
         self._run(
-            [_child("child_quantise.py"), json.dumps(order)],
+            "child_quantise.py",
+            order,
             what=f"quantising {source.path.name} to {quant}",
             remedy=f"leave {quant} out: convert.quants=[...], convert.mmproj_type=f16",
         )
@@ -180,25 +178,8 @@ class Converter:
     def _text_shapes(self) -> dict[str, tuple[int, ...]]:
         return text_shapes(self._model, self._family, self._sources)
 
-    def _run(self, argv: Sequence[str | Path], *, what: str, remedy: str) -> None:
-        """Run a child; a full disk is told apart from a fault of the tool.
-
-        Raises:
-            ToolError: with the last lines and the log.
-            OSError: ENOSPC when the disk is full.
-        """
-        try:
-            run_program(
-                [sys.executable, *argv],
-                what=what,
-                log=self._log,
-                env={"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"},
-                remedies=(remedy,),
-            )
-        except ToolError as exc:
-            if shutil.disk_usage(self._names.folder).free < FULL_BELOW_BYTES:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), what) from exc
-            raise
+    def _run(self, child: str, order: Mapping[str, Any], *, what: str, remedy: str) -> None:
+        run_child(child, order, folder=self._names.folder, log=self._log, what=what, remedy=remedy)
 
 
 def largest_weight(model: Path, mark: str = "") -> float:
@@ -245,10 +226,3 @@ def _split_patterns(tokenizer: dict[str, object]) -> list[str]:
         return []
     steps: Sequence[dict[str, dict[str, str]]] = root.get("pretokenizers", [root])
     return [step["pattern"]["Regex"] for step in steps if "pattern" in step]
-
-
-def _child(name: str) -> Path:
-    path = Path(__file__).with_name(name)
-    if not path.is_file():
-        raise ToolError(f"{path} is missing: the installation is not complete", "run `make setup`")
-    return path

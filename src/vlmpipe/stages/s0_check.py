@@ -9,7 +9,7 @@ from vlmpipe.config import Config
 from vlmpipe.config.convert import ConvertConfig
 from vlmpipe.data.sources import refuse_unreadable
 from vlmpipe.errors import CheckError, ConfigError
-from vlmpipe.export.quants import BASE_TYPES, known_quants
+from vlmpipe.export.quants import BASE_TYPES, known_quants, mmproj_quant
 from vlmpipe.models.embedded import PREFIX, embedded_model
 from vlmpipe.pipeline import Outcome, Stage, StageContext
 from vlmpipe.pipeline.files import write_json
@@ -25,8 +25,9 @@ def run(context: StageContext) -> Outcome:
     """Write every requirement with what was found into `check.json`.
 
     Raises:
-        ConfigError: for a quant type that llama.cpp does not know or that is served and not made,
-            for a source or an embedded model that is not there: training must not come first.
+        ConfigError: for a quant type that llama.cpp does not know, that needs an importance matrix
+            and gets none, or that is served and not made, for a source or an embedded model that
+            is not there: training must not come first.
         CheckError: listing all that is missing, each with its remedy.
     """
     refuse_unreadable(context.config.data.sources)
@@ -46,9 +47,11 @@ def run(context: StageContext) -> Outcome:
 
 def _refuse_unknown_quants(config: Config) -> None:
     """The shipped types need no asking; others cost llama.cpp's import."""
-    others = set(config.convert.quants) - set(ConvertConfig().quants)
+    shipped, convert = ConvertConfig(), config.convert
+    others = {*convert.quants, convert.mmproj_type} - {*shipped.quants, shipped.mmproj_type}
     if others and installed_version():  # a row says so where it is missing
-        known_quants(config.convert.quants)
+        known_quants(convert.quants, imatrix=convert.imatrix)
+        mmproj_quant(convert.mmproj_type)
 
 
 def _refuse_unmade_quant(config: Config) -> None:

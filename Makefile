@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 VLMPIPE := $(BIN)/vlmpipe
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check clean bench-curriculum bench-merge \
+.PHONY: help setup demo test test-fast check clean bench-curriculum bench-merge llama-tools \
 	stage-check stage-setup train validate merge convert deploy
 
 help: ## list the targets

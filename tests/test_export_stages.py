@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,20 +87,6 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def qlora(upstream: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same, with an adapter that says it was trained over a 4-bit base."""
-    train = tmp_path_factory.mktemp("qlora") / "train"
-    shutil.copytree(upstream["train"], train)
-    record_adapter_base(
-        train / "adapter",
-        read_base(upstream["setup"]),
-        dtype="bfloat16",
-        quantization=QuantizationSection(),
-    )
-    return {**upstream, "train": train}
-
-
-@pytest.fixture(scope="module")
 def merge(
     upstream: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Outcome]:
@@ -162,6 +147,7 @@ def test_convert_hands_on_tried_files(convert: Callable[..., tuple[Path, Outcome
     assert all(row["memory_mib"] > 10 for row in table["rows"])
     ladder = json.loads((folder / "parity.json").read_text())
     assert [(each["rung"], each["against"]) for each in ladder["rungs"]] == [
+        ("merged", "adapter on w16"),
         ("merged", "adapter"),
         ("f16", "merged"),
         ("f16", "adapter"),
@@ -223,10 +209,10 @@ def test_training_that_handed_on_nothing_is_refused(
 
 @pytest.mark.slow
 def test_auto_folds_into_both_bases_and_keeps_the_better(
-    qlora: dict[str, Path], tmp_path: Path
+    upstream: dict[str, Path], tmp_path: Path
 ) -> None:
     config = config_of(merge={"base": "auto"})
-    context = context_of(config, tmp_path, "4_merge", qlora)
+    context = context_of(config, tmp_path, "4_merge", upstream)
     outcome = MERGE.run(context)
     choice = json.loads((context.folder / "merge_info.json").read_text())["choice"]
     found = choice["candidates"]
@@ -242,10 +228,10 @@ def test_auto_folds_into_both_bases_and_keeps_the_better(
 @pytest.mark.slow
 @pytest.mark.parametrize(("limit", "reason"), [("merged", "the fold"), ("drift", "drift from")])
 def test_a_merge_beyond_its_limit_fails_the_gate_by_name(
-    qlora: dict[str, Path], tmp_path: Path, limit: str, reason: str
+    upstream: dict[str, Path], tmp_path: Path, limit: str, reason: str
 ) -> None:
     config = config_of(parity={"max_kld": {limit: 0}})
-    outcome = MERGE.run(context_of(config, tmp_path, "4_merge", qlora))
+    outcome = MERGE.run(context_of(config, tmp_path, "4_merge", upstream))
     assert outcome.verdict is not None
     assert [each.startswith(reason) for each in outcome.verdict.reasons] == [True]
     assert f"parity.max_kld.{limit}" in outcome.verdict.reasons[0]

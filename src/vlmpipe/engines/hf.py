@@ -8,9 +8,11 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from vlmpipe.encoding.conversation import Message
 from vlmpipe.encoding.encoder import IGNORED, Encoded, Encoder
+from vlmpipe.encoding.rendered import prompt_ids
 from vlmpipe.engines.base import Completion, Forced, Score
 from vlmpipe.engines.contract_check import check_model
 
@@ -81,6 +83,29 @@ class HfEngine:
             inputs = self.model_inputs(encoded)
             logits = self._model(**inputs, use_cache=False, logits_to_keep=kept).logits[0]
         return Forced(targets, logits[: len(targets)].float().cpu().numpy())
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a prompt; -1 for each token of an image."""
+        return prompt_ids(self._encoder, messages)
+
+    def image_features(self, image: Image.Image) -> np.ndarray:
+        """What the tower makes of an image: [tokens, values], all levels that the model is fed."""
+        import torch
+
+        encoded = self._encoder.encode_prompt([Message("user", (image,))])
+        inputs = self.model_inputs(encoded)
+        with self._inference():
+            output = self._model.get_image_features(
+                inputs["pixel_values"].to(self._model.dtype), inputs["image_grid_thw"]
+            )
+        # A level is one tensor, or one for each image.
+        levels = [output.pooler_output, *(getattr(output, "deepstack_features", None) or ())]
+        rows = [torch.cat(tuple(level)) if isinstance(level, tuple) else level for level in levels]
+        return np.concatenate([row.float().cpu().numpy() for row in rows], axis=-1)
+
+    def handed_over(self, image: Image.Image) -> Image.Image:
+        """The image as the processor is given it."""
+        return self._encoder.contract.grid.prepare(image)
 
     def model_inputs(self, encoded: Encoded) -> dict[str, Any]:
         """Tensors of one conversation, batch of one, on the model's device."""

@@ -203,6 +203,12 @@ class LlamaCppEngine:
         with self._prompt([Segment(text, answer=False)], turns) as chunks:
             return [id_ for chunk in chunks for id_ in chunk.tokens or [-1] * chunk.n_tokens]
 
+    def image_features(self, image: Image.Image) -> np.ndarray:
+        """What the tower makes of an image as the engine hands it over: [tokens, values]."""
+        if self._vision is None:
+            raise StageError(f"a {self.contract.family} model takes no images")
+        return self._vision.features(self.handed_over(image))
+
     def handed_over(self, image: Image.Image) -> Image.Image:
         """The image as the runtime is given it."""
         return to_rgb(image) if self._resize == "runtime" else self.contract.grid.prepare(image)

@@ -73,6 +73,11 @@ class LlamaRuntime:
         """Tokens that the model was made for."""
         return int(self._llama.llama_model_n_ctx_train(self.model))
 
+    @property
+    def n_embd_inp(self) -> int:
+        """Values that stand for one token at the model's input."""
+        return int(self._llama.llama_model_n_embd_inp(self.model))
+
     def tokenize(self, text: str) -> list[int]:
         """Token ids; control tokens written in the text are taken as such."""
         data = text.encode()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from vlmpipe.engines.llama_log import last_errors
@@ -128,6 +129,25 @@ class VisionProjector:
         """Tokens that an image of this size takes in libmtmd; nothing is encoded."""
         with self.chunks([(width, height)]) as chunks:
             return sum(chunk.n_tokens for chunk in chunks if not chunk.tokens)
+
+    def features(self, image: Image.Image) -> np.ndarray:
+        """What tower and projector make of an image: [tokens, values a token], float32.
+
+        Where the family feeds several levels of the tower into the model, all of them side by side.
+
+        Raises:
+            StageError: when llama.cpp cannot encode it.
+        """
+        with self.chunks([image]) as chunks:
+            chunk = next(chunk for chunk in chunks if not chunk.tokens)
+            code = self._mtmd.mtmd_encode_chunk(self._context, chunk.handle)
+            if code != 0:
+                raise StageError(
+                    f"llama.cpp could not encode an image (code {code})", problems=last_errors()
+                )
+            values = self._mtmd.mtmd_get_output_embd(self._context)
+            shape = chunk.n_tokens, self._runtime.n_embd_inp
+            return np.ctypeslib.as_array(values, shape=shape).copy()
 
     def _pointer(self, part: Part, stack: ExitStack) -> Any:
         if isinstance(part, str):

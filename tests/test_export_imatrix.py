@@ -170,6 +170,35 @@ def test_a_quantised_file_is_nearer_to_the_model_with_the_matrix_than_without(
     assert "quantize.imatrix.file" not in files[None].header.fields
 
 
+def test_llama_cpps_own_program_makes_the_same_weights_of_the_matrix(
+    tiny: Converted,
+    matrix: Path,
+    text_file: GgufFile,
+    sources: LlamaCppSources,
+    tmp_path: Path,
+) -> None:
+    tools = cached_tools()
+    if tools is None:
+        pytest.skip("llama.cpp's programs are not built here: make llama-tools")
+    theirs = tmp_path / "theirs.gguf"
+    subprocess.run(
+        [tools.quantize, "--imatrix", matrix, text_file.path, theirs, "Q2_K", "1"],
+        check=True,
+        capture_output=True,
+    )
+    ours = quantised(tiny, sources, text_file, "q2_k", tmp_path / "ours", matrix).path
+    assert weights_of(ours, sources) == weights_of(theirs, sources)
+
+
+def weights_of(path: Path, sources: LlamaCppSources) -> dict[str, bytes]:
+    """Tensor name to its bytes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(sources.gguf_package))
+        from gguf import GGUFReader
+
+        return {tensor.name: tensor.data.tobytes() for tensor in GGUFReader(path).tensors}
+
+
 def divergence_of(
     path: Path, tiny: Converted, samples: list[Sample], expected: list[Forced]
 ) -> float:

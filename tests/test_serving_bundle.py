@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from ruamel.yaml import YAML
 from starlette.testclient import TestClient
 
 import serving_fakes as fakes
+from serving_models import small_contract
 from vlmpipe.errors import ArtifactError, ConfigError
 from vlmpipe.serving.app import create_app
 from vlmpipe.serving.bundle import kubernetes_name, place_model, write_bundle
@@ -55,6 +57,72 @@ def test_a_bundle_that_lacks_its_model_is_refused_by_name(bundle: Path) -> None:
     (bundle / "model" / "demo.gguf").unlink()
     with pytest.raises(ArtifactError, match=r"model/demo\.gguf"):
         read_settings(bundle)
+
+
+def sealed(bundle: Path) -> Path:
+    """The same bundle as deploy leaves it: with digests of what is loaded."""
+    small_contract("qwen2_5_vl").write(bundle)
+    fakes.settings().sealed(bundle).write(bundle)
+    return bundle
+
+
+def flip(path: Path, place: int) -> None:
+    """Turn one byte of a file over, in a file of its own."""
+    data = bytearray(path.read_bytes())
+    data[place] ^= 0xFF
+    path.unlink()
+    path.write_bytes(data)
+
+
+LOADED = ["model/demo.gguf", "model/demo-mmproj.gguf", "preprocess_contract.json"]
+
+
+def test_a_sealed_bundle_verifies_wherever_it_is(bundle: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(sealed(bundle), tmp_path / "elsewhere"))
+    settings = read_settings(moved)
+    assert sorted(settings.files) == sorted(LOADED)
+    settings.verify(moved)
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_one_byte_flipped_in_what_is_loaded_is_found_by_name(name: str, bundle: Path) -> None:
+    flip(sealed(bundle) / name, 3)
+    with pytest.raises(ArtifactError, match="not what was deployed") as raised:
+        read_settings(bundle).verify(bundle)
+    (problem,) = raised.value.problems
+    assert problem.startswith(f"{name} has sha256 ")
+    assert any("--force deploy" in remedy for remedy in raised.value.remedies)
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_a_file_cut_short_is_found_without_reading_it(name: str, bundle: Path) -> None:
+    path = sealed(bundle) / name
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data[:-1])
+    with pytest.raises(ArtifactError) as raised:
+        read_settings(bundle)
+    assert raised.value.problems == (
+        f"{name} has {len(data) - 1} bytes, {len(data)} were deployed",
+    )
+
+
+def test_a_bundle_made_before_there_were_digests_is_still_served(bundle: Path) -> None:
+    content = json.loads((bundle / "service.json").read_text())
+    del content["files"]
+    (bundle / "service.json").write_text(json.dumps(content))
+    read_settings(bundle).verify(bundle)
+
+
+@pytest.mark.slow
+def test_a_service_does_not_start_over_a_flipped_byte(bundle: Path) -> None:
+    flip(sealed(bundle) / LOADED[0], 5)
+    argv = [sys.executable, "-m", "vlmpipe.serving", "--bundle", str(bundle), "--port", "0"]
+    found = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert found.returncode == 4
+    assert LOADED[0] in found.stderr
+    assert "--force deploy" in found.stderr
+    assert "Traceback" not in found.stderr
 
 
 def test_every_metric_of_the_dashboard_is_one_that_the_gateway_exports(bundle: Path) -> None:

@@ -66,7 +66,7 @@ def run_gateway(
     `on_state` is told when the model is `loading`, `ready` or `failed`.
 
     Raises:
-        ArtifactError: when the bundle is damaged.
+        ArtifactError: when the bundle is damaged; every byte that it loads is hashed first.
     """
     import uvicorn
 
@@ -74,6 +74,7 @@ def run_gateway(
     from vlmpipe.serving.backend import WorkerBackend
 
     settings = read_settings(bundle)
+    settings.verify(bundle)
     settings.contract(bundle)
     config = uvicorn.Config(
         create_app(settings, WorkerBackend(bundle, worker_log, on_state)),

@@ -6,11 +6,16 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from vlmpipe.encoding.contract import PreprocessContract, read_contract
+from vlmpipe.encoding.contract import CONTRACT_NAME, PreprocessContract, read_contract
 from vlmpipe.errors import ArtifactError
 from vlmpipe.pipeline.files import why_unreadable
+from vlmpipe.serving.digests import FileDigest, digest_problems, size_problems
 
 SETTINGS_NAME = "service.json"
+REMEDIES = (
+    "make it again: `vlmpipe run-all --force deploy` with the same options",
+    "or copy the whole bundle again from where it was made",
+)
 
 
 class ServiceSettings(BaseModel):
@@ -45,6 +50,9 @@ class ServiceSettings(BaseModel):
     request_timeout_s: float = Field(300.0, gt=0)
     """From a request's arrival to its last token, waiting included."""
 
+    files: dict[str, FileDigest] = {}
+    """What is loaded at the start: weights and contract, by their paths in the bundle."""
+
     @field_validator("gguf", "mmproj", "contract_folder")
     @classmethod
     def paths_stay_in_the_bundle(cls, path: str | None) -> str | None:
@@ -52,6 +60,25 @@ class ServiceSettings(BaseModel):
         if path is not None and (PurePosixPath(path).is_absolute() or ".." in path.split("/")):
             raise ValueError("a path must lie inside the bundle")
         return path
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Paths of everything that an answer depends on."""
+        contract = str(PurePosixPath(self.contract_folder) / CONTRACT_NAME)
+        return (self.gguf, *([self.mmproj] if self.mmproj else []), contract)
+
+    def sealed(self, bundle: Path) -> ServiceSettings:
+        """The same settings with the digests of the bundle's files as they are now."""
+        files = {name: FileDigest.of(bundle / name) for name in self.loaded}
+        return self.model_copy(update={"files": files})
+
+    def verify(self, bundle: Path) -> None:
+        """Hash the files that will be loaded.
+
+        Raises:
+            ArtifactError: naming each that is not what was deployed.
+        """
+        _refuse(bundle, digest_problems(bundle, self.files))
 
     def contract(self, bundle: Path) -> PreprocessContract:
         """The preprocess contract of the served model.
@@ -72,7 +99,8 @@ def read_settings(bundle: Path) -> ServiceSettings:
     """The settings of a bundle.
 
     Raises:
-        ArtifactError: when there are none, they are damaged, or a file that they name is absent.
+        ArtifactError: when there are none, they are damaged, or a file that they name is absent
+            or of another size.
     """
     path = bundle / SETTINGS_NAME
     try:
@@ -86,8 +114,13 @@ def read_settings(bundle: Path) -> ServiceSettings:
     named = [settings.gguf, *([settings.mmproj] if settings.mmproj else [])]
     absent = [name for name in named if not (bundle / name).is_file()]
     if absent:
-        raise ArtifactError(
-            f"the bundle {bundle} lacks {', '.join(absent)}",
-            "make it again: `vlmpipe run-all --force deploy` with the same options",
-        )
+        raise ArtifactError(f"the bundle {bundle} lacks {', '.join(absent)}", *REMEDIES)
+    _refuse(bundle, size_problems(bundle, settings.files))
     return settings
+
+
+def _refuse(bundle: Path, problems: list[str]) -> None:
+    if problems:
+        raise ArtifactError(
+            f"the bundle {bundle} is not what was deployed", *REMEDIES, problems=problems
+        )

@@ -88,3 +88,16 @@ def make_bundle(folder: Path, converted: Converted, **settings: object) -> Servi
     made = ServiceSettings.model_validate(values)
     made.write(folder)
     return made
+
+
+def quantised(source: Path, target: Path) -> Path:
+    """The same model in 4 bit."""
+    import llama_cpp
+
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0
+    code = llama_cpp.llama_model_quantize(
+        str(source).encode(), str(target).encode(), llama_cpp.ctypes.byref(params)
+    )
+    assert code == 0
+    return target

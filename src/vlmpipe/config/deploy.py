@@ -47,5 +47,13 @@ class DeployConfig(Section):
     load_requests: int = Field(8, ge=1)
     """Requests of the load test."""
 
+    parity_probes: int = Field(8, ge=1)
+    """Samples of the probe set that are asked of the service and of the same files in process."""
+
+    min_exact_match: float = Field(1.0, ge=0.0, le=1.0)
+    """Smallest share of their answers that must be equal, word for word. The arithmetic is the same
+    on both sides; how far probabilities may lie off is `parity.max_kld`, key `served`."""
+
     gate: GateMode = "enforce"
-    """Verdict on the service itself: every smoke test answered."""
+    """Verdict on the service itself: every smoke test answered, and the model in it the one that
+    was converted."""

@@ -1,24 +1,34 @@
-"""Stage 6: the service, tuned, started, smoke-tested and measured; its bundle."""
+"""Stage 6: the service, tuned, started, smoke-tested, held against its files, and measured."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 
 from vlmpipe.config import Config
+from vlmpipe.config.parity import SERVED
 from vlmpipe.data.store import load_split
 from vlmpipe.encoding.contract import CONTRACT_NAME, PreprocessContract, read_contract
+from vlmpipe.encoding.conversation import Sample
+from vlmpipe.engines.llama_cpp import LlamaCppEngine
+from vlmpipe.export.parity.ladder import PARITY_NAME
+from vlmpipe.export.parity.probes import PROBES_NAME, ProbeSet, read_probes
 from vlmpipe.pipeline import Outcome, Stage, StageContext, Verdict
 from vlmpipe.pipeline.files import write_json
 from vlmpipe.serving.bundle import place_model, write_bundle
+from vlmpipe.serving.departures import departures
 from vlmpipe.serving.gain import hf_speed, speed_line
 from vlmpipe.serving.load import LoadResult, load_test
 from vlmpipe.serving.probe import Probe, probe_of
 from vlmpipe.serving.quants import ServedFiles, served_files
+from vlmpipe.serving.rung import Limits, ServedRung
 from vlmpipe.serving.running import RunningService
+from vlmpipe.serving.served_answers import NoAnswer, ServedAnswer, ask_served
+from vlmpipe.serving.served_parity import not_measured, served_rung
 from vlmpipe.serving.settings import ServiceSettings
 from vlmpipe.serving.smoke import SmokeResult, smoke_test
 from vlmpipe.serving.tune_service import Tuned, tune_service
@@ -29,7 +39,7 @@ PROBES = 4
 
 
 def run(context: StageContext) -> Outcome:
-    """Choose, place, tune, start, test, measure, stop, describe."""
+    """Choose, place, tune, start, test, measure, stop, hold against the files, describe."""
     config: Config = context.config
     converted = context.upstream["convert"]
     served, contract = served_files(converted, config.deploy.quant), read_contract(converted)
@@ -41,8 +51,24 @@ def run(context: StageContext) -> Outcome:
     )
     settings = tuned.settings
     write_bundle(bundle, settings, memory_mib=tuned.memory_mib, example=probes[0].text)
-    smoke, load, ready_seconds = exercise(context, bundle, settings, probes)
-    return conclude(context, served, tuned, smoke, load, ready_seconds)
+    frozen = read_probes(context.upstream["merge"], context.upstream["setup"] / "data")
+    samples = frozen.samples[: config.deploy.parity_probes]
+    found = exercise(context, bundle, settings, probes, samples)
+    rung = held_against_files(context, bundle, settings, served, samples, found.answers)
+    write_parity(context.folder, frozen, len(samples), contract, rung)
+    return conclude(context, served, tuned, found, rung)
+
+
+@dataclass(frozen=True)
+class Exercised:
+    """What the running service showed; no load and no answers where a smoke test failed."""
+
+    smoke: Sequence[SmokeResult]
+    load: LoadResult | None
+    answers: Sequence[ServedAnswer | NoAnswer] | None
+    """To the frozen probes."""
+
+    ready_seconds: float
 
 
 def first_settings(
@@ -67,7 +93,7 @@ def first_settings(
         # One image of the largest size as base64, and room for text.
         max_body_bytes=deploy.max_image_bytes * 4 // 3 + 1_000_000,
         request_timeout_s=deploy.request_timeout_s,
-    )
+    ).sealed(bundle)
     settings.write(bundle)
     return settings
 
@@ -82,41 +108,105 @@ def asked_probes(
 
 
 def exercise(
-    context: StageContext, bundle: Path, settings: ServiceSettings, probes: Sequence[Probe]
-) -> tuple[list[SmokeResult], LoadResult | None, float]:
-    """Start the real service, test it, load it, stop it; no load where a test failed."""
+    context: StageContext,
+    bundle: Path,
+    settings: ServiceSettings,
+    probes: Sequence[Probe],
+    samples: Sequence[Sample],
+) -> Exercised:
+    """Start the real service, test it, ask it, load it, stop it."""
     deploy = context.config.deploy
     timeout_s = deploy.request_timeout_s + 10
     context.reporter.note("starting the service")
     with RunningService(bundle, context.log_path, timeout_s=deploy.startup_timeout_s) as service:
         ready_seconds = service.wait_until_ready()
         smoke = smoke_test(service.url, probes[0], settings.model_id, timeout_s=timeout_s)
-        load = None
+        load, answers = None, None
         if all(result.passed for result in smoke):
+            answers = ask_served(
+                service.url,
+                settings.model_id,
+                samples,
+                timeout_s=timeout_s,
+                progress=progress_of(context, "parity, served", len(samples)),
+            )
             load = load_test(
                 service.url,
                 probes,
                 deploy.load_requests,
                 timeout_s=timeout_s,
-                progress=lambda done: context.reporter.progress(
-                    "load test", done, deploy.load_requests
-                ),
+                progress=progress_of(context, "load test", deploy.load_requests),
             )
         context.reporter.progress_done()
         exit_code = service.stop()
     stopped = SmokeResult("SIGTERM stops it cleanly", exit_code == 0, f"exit code {exit_code}")
-    return [*smoke, stopped], load, ready_seconds
+    return Exercised([*smoke, stopped], load, answers, ready_seconds)
+
+
+def progress_of(context: StageContext, label: str, total: int) -> Callable[[int], None]:
+    """Tells how many of `total` are done."""
+    return lambda done: context.reporter.progress(label, done, total)
+
+
+def held_against_files(
+    context: StageContext,
+    bundle: Path,
+    settings: ServiceSettings,
+    served: ServedFiles,
+    samples: Sequence[Sample],
+    answers: Sequence[ServedAnswer | NoAnswer] | None,
+) -> ServedRung:
+    """The served answers against those of convert's own files, under convert's own contract.
+
+    After the service has stopped: two copies of a model may not fit the GPU.
+    """
+    config: Config = context.config
+    against = f"gguf {served.quant} in process"
+    limits = Limits(config.parity.limit(SERVED), config.deploy.min_exact_match)
+    if answers is None:
+        return not_measured(against, limits, "not measured: a smoke test failed")
+    contract = read_contract(context.upstream["convert"])
+    engine = LlamaCppEngine(
+        served.gguf,
+        served.mmproj,
+        contract,
+        name=served.quant,
+        n_ctx=settings.n_ctx,
+        n_threads=settings.n_threads,
+        n_gpu_layers=settings.n_gpu_layers,
+    )
+    with closing(engine):
+        rung = served_rung(
+            engine,
+            samples,
+            answers,
+            against=against,
+            limits=limits,
+            max_new_tokens=settings.max_new_tokens,
+            departures=departures(bundle, settings, served, contract),
+            progress=progress_of(context, "parity, in process", len(samples)),
+        )
+    context.reporter.progress_done()
+    return rung
+
+
+def write_parity(
+    folder: Path, frozen: ProbeSet, asked: int, contract: PreprocessContract, rung: ServedRung
+) -> None:
+    """parity.json: this rung alone, asked the first samples; those above were published before."""
+    probe = {**frozen.record(contract.grid), "asked": asked}
+    write_json(folder / PARITY_NAME, {"probe": probe, "rungs": [rung.as_record()]})
 
 
 def conclude(
     context: StageContext,
     served: ServedFiles,
     tuned: Tuned,
-    smoke: Sequence[SmokeResult],
-    load: LoadResult | None,
-    ready_seconds: float,
+    found: Exercised,
+    rung: ServedRung,
 ) -> Outcome:
     """deploy.json, the verdict, the lines for a person."""
+    smoke, load = found.smoke, found.load
     before = hf_speed(context.run_folder)
     ratio = load.tokens_per_second / before if load and before else None
     write_json(
@@ -127,41 +217,40 @@ def conclude(
             "excluded_by_convert": served.excluded,
             "threads": tuned.threads.as_record,
             "context_length": tuned.context.as_record,
-            "seconds_until_ready": round(ready_seconds, 3),
+            "seconds_until_ready": round(found.ready_seconds, 3),
             "smoke_tests": [asdict(result) for result in smoke],
+            "parity": rung.as_record(),
             "load_test": load.as_record if load else None,
             "hf_tokens_per_second": before,
             "speedup_over_hf": ratio,
         },
     )
-    failed = tuple(f"{test.name}: {test.detail}" for test in smoke if not test.passed)
+    failed = [f"{test.name}: {test.detail}" for test in smoke if not test.passed]
+    if not rung.passed:
+        failed.append(f"served against {rung.against}: {rung.why}")
     passed = sum(test.passed for test in smoke)
     lines = [
         f"serves {tuned.settings.model_id}: {tuned.threads.value} threads,"
         f" context {tuned.context.value} tokens",
         f"smoke tests: {passed} of {len(smoke)} passed",
+        rung.line,
         *speed_line(load, before),
     ]
     return Outcome(
-        metrics=metrics_of(tuned, smoke, load, ready_seconds, ratio),
-        verdict=Verdict(not failed, failed),
+        metrics={**metrics_of(tuned, found, ratio), **rung.metrics()},
+        verdict=Verdict(not failed, tuple(failed)),
         summary=tuple(lines),
     )
 
 
-def metrics_of(
-    tuned: Tuned,
-    smoke: Sequence[SmokeResult],
-    load: LoadResult | None,
-    ready_seconds: float,
-    ratio: float | None,
-) -> dict[str, float]:
+def metrics_of(tuned: Tuned, found: Exercised, ratio: float | None) -> dict[str, float]:
     """Flat numbers for the manifest."""
+    smoke, load = found.smoke, found.load
     metrics = {
         "deploy/threads": float(tuned.threads.value),
         "deploy/context_length": float(tuned.context.value),
         "deploy/memory_mib": tuned.memory_mib,
-        "deploy/seconds_until_ready": ready_seconds,
+        "deploy/seconds_until_ready": found.ready_seconds,
         "deploy/smoke_tests_failed": float(sum(not test.passed for test in smoke)),
     }
     if load is not None:
@@ -187,13 +276,14 @@ def pinned_tools() -> dict[str, str]:
 DEPLOY = Stage(
     name="deploy",
     number=6,
-    version=1,
+    version=2,
     run=run,
-    reads=("deploy",),
+    reads=("deploy", "parity.max_kld"),
     # Where `vlmpipe serve` listens, and how long this stage waits, change nothing in the bundle.
     ignores=("deploy.host", "deploy.port", "deploy.startup_timeout_s"),
     consumes={
         "setup": ("data/heldout.parquet", "data/train.parquet"),
+        "merge": (PROBES_NAME,),
         "convert": ("gguf/*", "artifacts.json", CONTRACT_NAME),
     },
     gated_by=("convert",),

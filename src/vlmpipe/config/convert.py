@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, field_validator
 
 from vlmpipe.config.base import GateMode, QuantName, Section, UserPath
@@ -34,6 +36,14 @@ class ConvertConfig(Section):
 
     ollama_name: str | None = None
     """Name in Ollama; unset: `<run.name>-finetune`."""
+
+    vllm: Literal["fp8", "awq", "gptq"] | None = None
+    """Also write a folder for vLLM, its language model quantised by llm-compressor: `fp8` (weights
+    and activations in 8 bit, no calibration) or 4-bit weights, calibrated on training samples."""
+
+    vllm_python: UserPath | None = None
+    """The Python of an environment that has llm-compressor; unset: this one. It asks for other
+    releases of transformers than this project is tested with, so one of its own is safer."""
 
     gate: GateMode = "enforce"
     """deploy refuses files whose verdict failed."""

@@ -11,7 +11,7 @@ from vlmpipe.config.train import QuantizationSection
 from vlmpipe.errors import StageError
 from vlmpipe.export.adapter import RETRAIN, Adapter, missing_modules, missing_parameters
 from vlmpipe.export.dequantised import four_bit_keys, through_four_bits
-from vlmpipe.export.fold import Change, Factors, as_stored, whole
+from vlmpipe.export.fold import Change, Original, as_stored, whole
 from vlmpipe.export.weights import Checkpoint
 from vlmpipe.models.checkpoint_keys import checkpoint_key, parameter_name
 from vlmpipe.models.families import Family
@@ -50,23 +50,23 @@ def plan_adapter(
         StageError: when the adapter names modules that the base does not have, or lacks some that
             it targets, or shapes differ.
     """
-    parameters = {parameter_name(family, key): key for key in base.keys}
-    _refuse_missing(adapter, parameters)
+    _refuse_missing(adapter, {parameter_name(family, key) for key in base.keys})
     weights = {f"{module}.weight": module for module in adapter.factors}
     places = _places([*weights, *adapter.replaced], family, base)
-    dequantised = four_bit_keys(base.spans.values(), family) if held_in else frozenset()
-    changes: dict[str, Change] = {}
-    for key in dequantised:
-        changes[key] = Change(_original(key, dequantised, held_in))
+    original: Original = as_stored
+    dequantised = frozenset[str]()
+    if held_in is not None:
+        original = through_four_bits(held_in.quantization, held_in.dtype)
+        dequantised = four_bit_keys(base.spans.values(), family)
+    changes = {key: Change(original) for key in dequantised}
     for name, module in weights.items():
-        factors, key = adapter.factors[module], places[name]
-        _refuse_other_shape(base, key, _shape_of(factors))
-        original = _original(key, dequantised, held_in)
-        changes[key] = Change(original, factors, adapter.keys_of(module))
+        key, factors = places[name], adapter.factors[module]
+        _refuse_other_shape(base, key, (factors.up.shape[0], factors.down.shape[1]))
+        under = original if key in dequantised else as_stored
+        changes[key] = Change(under, factors, adapter.keys_of(module))
     for name, tensor in adapter.replaced.items():
         _refuse_other_shape(base, places[name], tuple(tensor.shape))
-        load = partial(_identity, tensor)
-        changes[places[name]] = Change(whole(load), keys=adapter.keys_of(name))
+        changes[places[name]] = Change(whole(partial(_same, tensor)), keys=adapter.keys_of(name))
     return Plan(
         changes=changes,
         adapted=frozenset(places[name] for name in weights),
@@ -83,27 +83,20 @@ def plan_full(base: Checkpoint, family: Family, trained: Checkpoint) -> Plan:
         StageError: when the two hold different tensors, or shapes differ.
     """
     source = _trained_keys(base, family, trained)
-    for key, found in source.items():
+    floating = {key: found for key, found in source.items() if base.spans[key].dtype}
+    for key, found in floating.items():
         _refuse_other_shape(base, key, trained.spans[found].shape)
-    changes = {key: Change(whole(partial(trained.tensor, found))) for key, found in source.items()}
+    changes = {
+        key: Change(whole(partial(trained.tensor, found))) for key, found in floating.items()
+    }
     return Plan(changes=changes, replaced=frozenset(changes))
 
 
-def _identity(tensor: Any) -> Any:
+def _same(tensor: Any) -> Any:
     return tensor
 
 
-def _original(key: str, dequantised: frozenset[str], held_in: HeldIn | None) -> Any:
-    if held_in is None or key not in dequantised:
-        return as_stored
-    return through_four_bits(held_in.quantization, held_in.dtype)
-
-
-def _shape_of(factors: Factors) -> tuple[int, ...]:
-    return int(factors.up.shape[0]), int(factors.down.shape[1])
-
-
-def _refuse_missing(adapter: Adapter, parameters: Mapping[str, str]) -> None:
+def _refuse_missing(adapter: Adapter, parameters: set[str]) -> None:
     modules = {name.removesuffix(".weight") for name in parameters}
     missing = missing_modules(adapter, modules) + missing_parameters(adapter, parameters)
     if missing:

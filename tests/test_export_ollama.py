@@ -11,7 +11,7 @@ import pytest
 
 import export_models as models
 from ollama_gguf import header_only
-from ollama_server import Answered, Asked, Model, OllamaServer, running
+from ollama_server import Answered, Asked, Model, OllamaServer, Reply, running
 from vlmpipe.encoding.conversation import Message
 from vlmpipe.engines import ollama_api
 from vlmpipe.export.modelfile import ollama_settings
@@ -179,6 +179,23 @@ def test_model_of_that_name_comes_back_when_the_new_one_fails(files: list[Path])
         result = offer(server.url, files)
     assert result.state == "failed"
     assert server.models == {f"{NAME}:latest": former}
+
+
+class Forgetful(OllamaServer):
+    """A server that answers nothing and cannot put a model back."""
+
+    def copy(self, order: dict[str, Any]) -> Reply:
+        return (
+            (500, {"error": "disk full"}) if order["destination"] == NAME else super().copy(order)
+        )
+
+
+def test_model_that_cannot_be_put_back_is_not_thrown_away(files: list[Path]) -> None:
+    former = Model({"model": NAME, "template": "the old one"}, b"", None)
+    with running(Forgetful(failing="/api/chat")) as server:
+        server.models[f"{NAME}:latest"] = former
+        result = offer(server.url, files)
+    assert (result.state, server.models) == ("failed", {f"{NAME}-before:latest": former})
 
 
 @pytest.mark.parametrize(

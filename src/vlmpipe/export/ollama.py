@@ -209,7 +209,10 @@ def _sent_files(offer: Offer, route: Route) -> dict[str, Path]:
 
 @contextmanager
 def _undone_on_failure(api: OllamaApi, name: str) -> Iterator[None]:
-    """Leave the server as it was when what is done within fails."""
+    """Leave the server as it was when what is done within fails.
+
+    The kept copy goes last: a server that fails to put it back still has it.
+    """
     kept = name + KEPT_SUFFIX
     existed = api.exists(name)
     if existed:
@@ -217,10 +220,12 @@ def _undone_on_failure(api: OllamaApi, name: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        api.delete(name)
-        if existed:
-            api.copy(kept, name)
+        try:
+            api.delete(name)
+        finally:
+            if existed:
+                api.copy(kept, name)
+                api.delete(kept)
         raise
-    finally:
-        if existed:
-            api.delete(kept)
+    if existed:
+        api.delete(kept)

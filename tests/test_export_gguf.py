@@ -17,7 +17,7 @@ from vlmpipe.engines.llama_cpp import LlamaCppEngine
 from vlmpipe.errors import ArtifactError, ConfigError, StageError, ToolError
 from vlmpipe.export.gguf_files import Converter, GgufFile, GgufNames, pre_tokenizer
 from vlmpipe.export.gguf_header import check_header, read_header
-from vlmpipe.export.gguf_set import GgufSet, make_files
+from vlmpipe.export.gguf_set import GgufSet, Wanted, make_files
 from vlmpipe.export.quants import known_quants, quant_types
 from vlmpipe.models.families import FAMILIES
 from vlmpipe.models.loading import load_model, load_tokenizer
@@ -76,9 +76,8 @@ def test_converted_files_are_as_sure_of_the_answer_as_the_merged_model(
     model, known = merged(family), FAMILIES[family]
     made = make_files(
         converter(sources, model, family, tmp_path),
-        known_quants(["q8_0"]),
-        vision=known.has_vision,
-        reporter=SilentReporter(),
+        Wanted(known_quants(["q8_0"]), ("f16", 1) if known.has_vision else None),
+        SilentReporter(),
     )
     encoder = Encoder(load_tokenizer(model), models.contract_of(family))
     sample = models.sample_of(family)
@@ -135,9 +134,8 @@ def test_weights_beyond_f16_become_bf16(
     save_file(weights, wide / "model.safetensors", metadata={"format": "pt"})
     made = make_files(
         converter(sources, wide, "qwen3", tmp_path),
-        known_quants(["q8_0"]),
-        vision=False,
-        reporter=SilentReporter(),
+        Wanted(known_quants(["q8_0"]), None),
+        SilentReporter(),
     )
     assert list(made.files) == ["bf16", "q8_0"]
     assert made.files["bf16"].header.types["bf16"] > 0

@@ -15,7 +15,7 @@ from vlmpipe.config import parse_config
 from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.engines.llama_cpp import LlamaCppEngine
 from vlmpipe.export.gguf_files import Converter, GgufNames
-from vlmpipe.export.gguf_set import GgufSet, make_files
+from vlmpipe.export.gguf_set import GgufSet, Wanted, make_files
 from vlmpipe.export.parity.climb import Climbed, MergedModel, climb_files
 from vlmpipe.export.parity.gguf_rungs import Opener, judge, opener
 from vlmpipe.export.parity.ladder import write_answers
@@ -55,7 +55,7 @@ class Whole:
         converter = Converter(
             sources, model, FAMILIES[FAMILY], GgufNames(folder, name), self.root / "log"
         )
-        return make_files(converter, {"f16": 1}, vision=True, reporter=SilentReporter())
+        return make_files(converter, Wanted({}, ("f16", 1)), SilentReporter())
 
     def climb(self, open_engine: Opener, scratch: Path) -> Climbed:
         """The lower ladder with these engines; the control is the base's own conversion."""

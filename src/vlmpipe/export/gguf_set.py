@@ -31,26 +31,47 @@ class GgufSet:
         return {quant: file.path for quant, file in self.files.items()}
 
 
-def make_files(
-    converter: Converter, types: Mapping[str, int], *, vision: bool, reporter: Reporter
-) -> GgufSet:
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of the converter."""
+
+    types: Mapping[str, int]
+    """The language model's types, with llama.cpp's numbers of them."""
+
+    tower: tuple[str, int] | None
+    """The tower's type and its number; None for a model without one."""
+
+    imatrix: Path | None = None
+    """Importance matrix that quantisation spends its precision by."""
+
+
+def make_files(converter: Converter, wanted: Wanted, reporter: Reporter) -> GgufSet:
     """Convert once to 16 bit, then quantise to every type asked for.
 
     Raises:
         ToolError: when the converter or the quantiser fails.
+        ArtifactError: when a file does not hold the merged model.
     """
     base_type = converter.base_type()
     if base_type != "f16":
         reporter.note("weights too large for f16: the 16-bit files are bf16")
-    wanted = [name for name in types if name != base_type]
-    steps = 1 + vision + len(wanted)
+    others = [name for name in wanted.types if name != base_type]
+    steps = 1 + (wanted.tower is not None) + len(others)
     reporter.progress("converting", 0, steps, file=base_type)
     files = {base_type: converter.convert(base_type)}
-    mmproj = converter.convert(base_type, mmproj=True).path if vision else None
-    for done, name in enumerate(wanted, start=1 + vision):
+    mmproj = None
+    if wanted.tower:
+        reporter.progress("converting", 1, steps, file="mmproj")
+        mmproj = converter.mmproj(*wanted.tower, available_cpus()).path
+    for done, name in enumerate(others, start=steps - len(others)):
         reporter.progress("converting", done, steps, file=name)
-        source = files[base_type]
-        files[name] = converter.quantise(source, name, types[name], available_cpus())
+        files[name] = converter.quantise(
+            files[base_type],
+            name,
+            wanted.types[name],
+            available_cpus(),
+            imatrix=wanted.imatrix,
+        )
     reporter.progress_done()
     return GgufSet(files, mmproj, base_type)
 
@@ -61,6 +82,7 @@ def write_descriptions(
     rows: Sequence[QuantRow],
     recommended: str,
     contract: PreprocessContract,
+    imatrix: Path | None = None,
 ) -> None:
     """artifacts.json, the contract and the Modelfile of the recommended file."""
     artifacts: dict[str, Any] = {
@@ -68,6 +90,7 @@ def write_descriptions(
         "mmproj": made.mmproj.name if made.mmproj else None,
         "recommended": recommended,
         "excluded": {row.quant: row.excluded for row in rows if row.excluded},
+        "imatrix": imatrix.name if imatrix else None,
     }
     write_json(folder / "artifacts.json", artifacts)
     contract.write(folder)

@@ -43,6 +43,11 @@ class Climbed:
     diagnosis: dict[str, Any] | None
 
     @property
+    def merged_metric(self) -> float:
+        """Mean primary task metric of the merged model."""
+        return self.merged.answers.metric if self.merged.answers else 0.0
+
+    @property
     def records(self) -> list[RungRecord]:
         """In the order of the ladder."""
         first, *others = self.files

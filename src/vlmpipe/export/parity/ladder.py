@@ -30,11 +30,14 @@ class Ladder:
     diagnosis: dict[str, Any] | None = None
     """Where a failed 16-bit file departs, and whether conversion or fine-tune is at fault."""
 
+    asked_elsewhere: Sequence[dict[str, Any]] = ()
+    """Rungs of engines that cannot be teacher-forced."""
+
     def write(self, folder: Path) -> None:
         """Write `parity.json`."""
         record = {
             "probe": self.probe,
-            "rungs": [rung.as_record() for rung in self.rungs],
+            "rungs": [*(rung.as_record() for rung in self.rungs), *self.asked_elsewhere],
             "recommended": self.recommended,
             "why": self.why,
             "diagnosis": self.diagnosis,

@@ -135,6 +135,34 @@ def test_tensors_that_differ_from_the_merged_model_are_named_with_both_shapes(
 
 
 @pytest.mark.slow
+def test_a_tied_head_that_the_checkpoint_stores_all_the_same_is_converted(
+    conversions: Conversions, sources: LlamaCppSources, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(conversions.of("random-qwen3").model, tmp_path / "model"))
+    assert json.loads((model / "config.json").read_text())["tie_word_embeddings"]
+    weights = load_file(model / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    names = GgufNames(tmp_path, "tied")
+    made = Converter(sources, model, FAMILIES["qwen3"], names, tmp_path / "log").convert("f16")
+    assert "output.weight" in made.header.shapes
+
+
+@pytest.mark.slow
+def test_another_chat_template_than_the_models_is_named(
+    converted: Converted, sources: LlamaCppSources, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(converted.model, tmp_path / "model"))
+    path = model / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({**settings, "chat_template": "{{ messages[0] }}"}))
+    with pytest.raises(
+        ArtifactError, match=r"tokenizer\.chat_template: the file has .*messages\[0"
+    ):
+        check_text(converted.gguf, model, FAMILIES[FAMILY], sources)
+
+
+@pytest.mark.slow
 def test_the_mmproj_of_another_model_is_named_before_anything_loads_it(
     converted: Converted, conversions: Conversions, sources: LlamaCppSources
 ) -> None:

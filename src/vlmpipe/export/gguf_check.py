@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,10 +82,19 @@ def text_fields(model: Path, family: Family) -> dict[str, Any]:
         f"{arch}.rope.freq_base": rope.get("rope_theta", config.get("rope_theta")),
         "tokenizer.ggml.tokens": {"length": config.get("vocab_size")},
     }
-    template = model / "chat_template.jinja"
-    if template.is_file():
-        fields["tokenizer.chat_template"] = template.read_text(encoding="utf-8")
+    fields["tokenizer.chat_template"] = _chat_template(model)
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _chat_template(model: Path) -> str | None:
+    """The template that the converter finds: tokenizer_config.json's before the file's own."""
+    settings = model / "tokenizer_config.json"
+    if settings.is_file():
+        stated = json.loads(settings.read_text(encoding="utf-8")).get("chat_template")
+        if stated is not None:
+            return stated if isinstance(stated, str) else None  # a list has no one to compare
+    path = model / "chat_template.jinja"
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def tower_fields(

@@ -84,11 +84,10 @@ def text_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """Name and shape (ggml's order) of every tensor that the text file must hold.
 
-    A head that is tied to the embedding is not stored a second time.
+    A head that is tied to the embedding is there when the checkpoint stores it all the same, as
+    that of Qwen3-0.6B does.
     """
     shapes = merged_shapes(model)
-    if read_model_config(model).get("tie_word_embeddings"):
-        shapes.pop("lm_head.weight", None)
     names = gguf_names(language_keys(shapes), model, family, sources)
     return {name: tuple(reversed(shapes[key])) for key, name in names.items()}
 

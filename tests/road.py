@@ -44,7 +44,8 @@ SETTINGS: dict[str, Any] = {
         "min_image_gain": -100.0,  # four steps teach nobody to look; what fails, a test asks for
         "gate": "report",
     },
-    "merge": {"probes": 1, "gate": "report"},
+    "merge": {"gate": "report"},
+    "parity": {"probes": 2, "max_new_tokens": 16},
     "convert": {"quants": ["q8_0"], "gate": "report"},
     "deploy": {"max_new_tokens": 16, "load_requests": 2, "threads": 1, "gate": "report"},
 }

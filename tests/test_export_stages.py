@@ -17,6 +17,7 @@ from vlmpipe.data.prepare import prepare_data
 from vlmpipe.encoding.contract import read_contract
 from vlmpipe.errors import ConfigError, StageError
 from vlmpipe.export.card import base_name, flat_facts
+from vlmpipe.export.gguf_metadata import contract_of, lineage_of, verify_seal
 from vlmpipe.models.adapter_base import record_adapter_base
 from vlmpipe.models.base import read_base, resolve_base
 from vlmpipe.pipeline import Outcome, StageContext
@@ -24,6 +25,7 @@ from vlmpipe.pipeline.events import SilentReporter
 from vlmpipe.pipeline.manifest import Manifest
 from vlmpipe.stages.s4_merge import MERGE
 from vlmpipe.stages.s5_convert import CONVERT
+from vlmpipe.system.llama_cpp import llama_cpp_sources
 
 FAMILY = "qwen2_5_vl"
 NO_SERVER = "http://127.0.0.1:9"
@@ -164,6 +166,31 @@ def test_convert_hands_on_tried_files(convert: Callable[..., tuple[Path, Outcome
         "no Ollama server answered" in line and "5_convert/latest/Modelfile" in line
         for line in outcome.summary
     )
+
+
+@pytest.mark.slow
+def test_files_tell_which_merge_and_which_base_they_come_from(
+    upstream: dict[str, Path],
+    merge: tuple[Path, Outcome],
+    convert: Callable[..., tuple[Path, Outcome]],
+) -> None:
+    folder, _ = convert(imatrix=True, quants=["q4_k_m"], mmproj_type="q8_0")
+    info = json.loads((merge[0] / "merge_info.json").read_text())
+    base = read_base(upstream["setup"])
+    sources = llama_cpp_sources(None, SilentReporter())
+    names = sorted(path.name for path in (folder / "gguf").iterdir())
+    assert names == [f"Demo-finetune-{each}.gguf" for each in ("f16", "mmproj-q8_0", "q4_k_m")]
+    for name in names:
+        path = folder / "gguf" / name
+        lineage = lineage_of(path, sources)
+        assert lineage is not None
+        assert lineage.merged_sha256 == info["digests"]["merged"]
+        assert lineage.trained_sha256 == info["digests"]["trained"]
+        assert (lineage.run, lineage.base) == ("Demo", f"{base.id}@{base.revision}")
+        assert contract_of(path, sources) == read_contract(merge[0])
+        assert verify_seal(path)
+    assert (folder / "imatrix.gguf").is_file()
+    assert json.loads((folder / "artifacts.json").read_text())["imatrix"] == "imatrix.gguf"
 
 
 @pytest.mark.slow

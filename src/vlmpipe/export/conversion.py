@@ -11,23 +11,19 @@ from vlmpipe.config.convert import ConvertConfig
 from vlmpipe.data.store import load_split
 from vlmpipe.encoding.contract import PreprocessContract, read_contract
 from vlmpipe.export.gguf_files import FOLDER, Converter, GgufNames
-from vlmpipe.export.gguf_metadata import Lineage, refuse_strange_mmproj
+from vlmpipe.export.gguf_metadata import lineage_of_model, refuse_strange_mmproj
 from vlmpipe.export.gguf_set import GgufSet, Wanted, make_files
-from vlmpipe.export.imatrix import spread, write_imatrix
+from vlmpipe.export.imatrix import IMATRIX_NAME, spread, write_imatrix
 from vlmpipe.export.parity.climb import MergedModel
 from vlmpipe.export.parity.control import CONTROL
 from vlmpipe.export.parity.gguf_rungs import Opener, opener
 from vlmpipe.export.parity.probes import ProbeSet, read_probes
 from vlmpipe.export.parity.references import Trained
 from vlmpipe.export.quants import known_quants, mmproj_quant
-from vlmpipe.export.safetensors_stream import read_header
-from vlmpipe.export.weights import weights_digest
 from vlmpipe.models.base import read_base
 from vlmpipe.pipeline import StageContext
 from vlmpipe.system.llama_cpp import LlamaCppSources, llama_cpp_sources
 from vlmpipe.tasks import task_of
-
-IMATRIX_NAME = "imatrix.gguf"
 
 
 @dataclass(frozen=True)
@@ -120,20 +116,8 @@ class Conversion:
             self.merged.trained.base.family,
             names,
             self.context.log_path,
-            lineage=self._lineage() if of_merged else None,
+            lineage=lineage_of_model(self.config.run.name, self.model) if of_merged else None,
             contract=self.contract,
-        )
-
-    def _lineage(self) -> Lineage:
-        """As the merged weights' own metadata tell it."""
-        first = min(self.model.glob("*.safetensors"))
-        told = read_header(first).metadata
-        names = (told.get("vlmpipe.base", ""), told.get("vlmpipe.base_revision", ""))
-        return Lineage(
-            run=self.config.run.name,
-            merged_sha256=weights_digest(self.model),
-            base="@".join(name for name in names if name),
-            trained_sha256=told.get("vlmpipe.trained_digest", ""),
         )
 
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 import hashlib
 import mmap
 import struct
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -19,6 +17,8 @@ from vlmpipe import __version__
 from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.errors import ArtifactError
 from vlmpipe.export.gguf_header import CONVERT_AGAIN, GgufHeader, read_header
+from vlmpipe.export.safetensors_stream import read_header as read_shard_header
+from vlmpipe.export.weights import weights_digest
 from vlmpipe.pipeline.files import why_unreadable
 from vlmpipe.system.llama_cpp import LlamaCppSources
 
@@ -53,15 +53,15 @@ class Lineage:
     """Of vlmpipe."""
 
 
-def lineage_of_merge(run: str, merge_info: Mapping[str, Any]) -> Lineage:
-    """The lineage of a merged model by its merge_info.json."""
-    base, digests = merge_info.get("base", {}), merge_info.get("digests", {})
-    names = (base.get("id"), base.get("revision"))
+def lineage_of_model(run: str, model: Path) -> Lineage:
+    """The lineage of a merged model, as its weights' own metadata tell it."""
+    told = read_shard_header(min(model.glob("*.safetensors"))).metadata
+    names = (told.get(f"{PREFIX}base", ""), told.get(f"{PREFIX}base_revision", ""))
     return Lineage(
         run=run,
-        merged_sha256=digests.get("merged", ""),
-        base="@".join(str(name) for name in names if name),
-        trained_sha256=digests.get("trained", ""),
+        merged_sha256=weights_digest(model),
+        base="@".join(name for name in names if name),
+        trained_sha256=told.get(f"{PREFIX}trained_digest", ""),
     )
 
 

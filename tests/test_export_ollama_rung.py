@@ -14,7 +14,7 @@ from PIL import Image
 
 from ollama_runner import ENLARGED, real_runner
 from ollama_server import OllamaServer, running
-from serving_models import Conversions, Converted
+from serving_models import Conversions, Converted, small_contract
 from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.engines.llama_cpp import LlamaCppEngine
 from vlmpipe.engines.ollama import OllamaEngine
@@ -173,6 +173,15 @@ def test_server_before_0_12_11_is_not_asked_for_probabilities() -> None:
         assert not OllamaEngine(api, NAME, None)._logprobs  # type: ignore[arg-type]
     with running(OllamaServer(version="0.12.11")) as server, OllamaApi(server.url) as api:
         assert OllamaEngine(api, NAME, None)._logprobs  # type: ignore[arg-type]
+
+
+def test_server_that_fails_on_the_way_fails_the_rung() -> None:
+    contract = small_contract("qwen2_5_vl")
+    with running(OllamaServer()) as server, OllamaApi(server.url) as api:
+        engine = OllamaEngine(api, NAME, contract)
+        record = ollama_rung(engine, samples(), ["1", "2", "3"], against="f16", max_new_tokens=4)
+    assert (record["passed"], record["exact_match"], record["metric"]) == (False, None, None)
+    assert "after 0 answers, at s0: /api/chat answered 404: model" in record["why"]
 
 
 def test_engine_says_that_it_cannot_be_forced() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.engines.ollama import OllamaEngine, TokenChance
 from vlmpipe.engines.ollama_messages import InexpressibleError
+from vlmpipe.errors import ToolError
 from vlmpipe.export.parity.rung import measured
 
 TOP = 20
@@ -50,6 +51,8 @@ class _Findings:
     divergences: list[float] = field(default_factory=list)
     agreements: list[bool] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    fault: str | None = None
+    """What ended the asking early."""
 
 
 def ollama_rung(
@@ -68,10 +71,7 @@ def ollama_rung(
     Returns the record that `parity.json` has of a rung. `kld_mean` is over the likeliest tokens and
     the rest taken as one, a lower bound of the divergence over the vocabulary; it is None without a
     `follower` or on a server before 0.12.11. Samples that the chat API cannot express are left out
-    and named.
-
-    Raises:
-        ToolError: when the server fails.
+    and named. A server that fails on the way fails the rung, in its own words.
     """
     found = _Findings()
     for sample, reference in zip(samples, references, strict=True):
@@ -79,6 +79,9 @@ def ollama_rung(
             _ask(engine, sample, reference, max_new_tokens, follower, found)
         except InexpressibleError as exc:
             found.skipped.append(f"{sample.id}: {exc.message}")
+        except ToolError as exc:
+            found.fault = f"{sample.id}: {exc.message}"
+            break
     return _record(found, against, min_exact)
 
 
@@ -142,7 +145,7 @@ def _follow(
 def _record(found: _Findings, against: str, min_exact: float) -> dict[str, Any]:
     asked = len(found.texts)
     exact = found.same / asked if asked else None
-    passed = exact is not None and exact >= min_exact
+    passed = found.fault is None and exact is not None and exact >= min_exact
     klds = found.divergences
     return {
         "rung": "ollama",
@@ -159,6 +162,8 @@ def _record(found: _Findings, against: str, min_exact: float) -> dict[str, Any]:
 
 
 def _why(found: _Findings, asked: int, min_exact: float) -> str:
+    if found.fault:
+        return f"the server failed after {asked} answers, at {found.fault}"
     if not asked:
         return "no sample of the probe set can be expressed in Ollama's chat API"
     return f"{found.same} of {asked} answers are the file's own, wanted {min_exact:.0%}"

@@ -4,6 +4,8 @@
 
 torchvision's wheel needs two operators that a CPU build of torch lacks; declaring them is enough
 for its import. It lies in a folder of its own, since libraries that merely find it would fail.
+Pillow's resize is put back to what it did up to version 12, which the processors were made with:
+the width first. Version 13 begins with whatever is cheaper, and clips other values in between.
 """
 
 from __future__ import annotations
@@ -30,6 +32,18 @@ from transformers import (
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from vlmpipe.models.families import family_of
+
+_pillow_resize = Image.Image.resize
+
+
+def _width_first(
+    image: Image.Image, size: tuple[int, int], resample: int, **_: object
+) -> Image.Image:
+    wide = _pillow_resize(image, (size[0], image.height), resample)
+    return _pillow_resize(wide, size, resample)
+
+
+Image.Image.resize = _width_first  # type: ignore[method-assign,assignment]
 
 PROCESSORS = {
     "qwen2_vl": (Qwen2VLProcessor, Qwen2VLVideoProcessor),

@@ -64,10 +64,11 @@ def test_an_absurd_aspect_ratio_is_refused_with_the_ratio() -> None:
         grid().target_size(201, 1)
 
 
-def test_prepare_resizes_by_pil_bicubic() -> None:
+def test_prepare_resizes_by_pil_bicubic_the_width_first() -> None:
     image = picture(150, 110)
     rows, columns = grid().target_size(110, 150)
-    expected = image.resize((columns, rows), Image.Resampling.BICUBIC)
+    wide = image.resize((columns, 110), Image.Resampling.BICUBIC)
+    expected = wide.resize((columns, rows), Image.Resampling.BICUBIC)
     assert grid().prepare(image).tobytes() == expected.tobytes()
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from vlmpipe.config.base import GateMode, Section
 
 LossScope = Literal["assistant_after_image", "after_image", "assistant", "all_text"]
+ResizeKernel = Literal["bicubic", "llama_cpp", "bilinear"]
 
 
 class LoraSection(Section):
@@ -96,6 +97,24 @@ class LossSection(Section):
     supervised, and with all_text the rest too."""
 
 
+class AugmentSection(Section):
+    """What is done to images in training alone; held-out samples are always seen as served."""
+
+    resize_kernels: tuple[ResizeKernel, ...] = Field(("bicubic",), min_length=1)
+    """Each image is resized by one of these, drawn by lot anew in every epoch. bicubic: as every
+    engine of vlmpipe does; llama_cpp: as llama.cpp does when it is left to it, on black; bilinear:
+    as older runtimes do. With all three a model bears clients that do not prepare their images,
+    for some steps more."""
+
+    @field_validator("resize_kernels")
+    @classmethod
+    def kernels_are_different(cls, kernels: tuple[ResizeKernel, ...]) -> tuple[ResizeKernel, ...]:
+        """A kernel named twice would be drawn twice as often without saying so."""
+        if len(set(kernels)) < len(kernels):
+            raise ValueError(f"resize_kernels {list(kernels)} names a kernel twice")
+        return kernels
+
+
 DEFAULT_CURRICULUM = (
     CurriculumPhase(name="448", max_size=(448, 448)),
     CurriculumPhase(name="896", max_size=(896, 1232)),
@@ -121,6 +140,7 @@ class TrainConfig(Section):
     least as many as an optimiser step takes."""
 
     loss: LossSection = LossSection()
+    augment: AugmentSection = AugmentSection()
 
     unfreeze: tuple[str, ...] = ()
     """Stated exceptions to the frozen vision tower: `merger`, `last_blocks:N`. The census then

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlmpipe.config.train import LossScope
+from vlmpipe.config.train import LossScope, ResizeKernel
 from vlmpipe.encoding.chat import IMAGE_PAD, IMAGE_SLOT, Segment, render, render_segments
 from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.encoding.conversation import Message
@@ -62,11 +62,15 @@ class Encoder:
         messages: Sequence[Message],
         scope: LossScope = "assistant_after_image",
         grid: ImageGrid | None = None,
+        kernels: Sequence[ResizeKernel] = (),
     ) -> Encoded:
-        """A whole conversation with labels for its answers."""
+        """A whole conversation with labels for its answers.
+
+        `kernels` resize its images, in order; PIL bicubic where none are given.
+        """
         turns = self.contract.conversation(messages)
         segments = render_segments(self.contract.chat_template, turns)
-        return self._encode(segments, turns, grid, scope)
+        return self._encode(segments, turns, grid, scope, kernels)
 
     def token_count(self, messages: Sequence[Message], grid: ImageGrid | None = None) -> int:
         """Tokens of a whole conversation, image tokens included, without touching any pixel."""
@@ -132,10 +136,12 @@ class Encoder:
         turns: Sequence[Message],
         grid: ImageGrid | None,
         scope: LossScope | None,
+        kernels: Sequence[ResizeKernel] = (),
     ) -> Encoded:
         images = [image for message in turns for image in message.images]
         used = grid or self.contract.grid
-        prepared = [used.prepare(image) for image in images]
+        chosen = kernels or ["bicubic"] * len(images)
+        prepared = [used.prepare(*pair) for pair in zip(images, chosen, strict=True)]
         counts = [image.height * image.width // used.factor**2 for image in prepared]
         ids, is_answer = self._tokenize(segments, counts)
         pixels, grids = self._pixels(prepared)

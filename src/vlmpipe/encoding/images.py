@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 
 from PIL import Image, ImageOps
 
+from vlmpipe.config.train import ResizeKernel
+from vlmpipe.encoding.resize_kernels import resize
+
 MAX_ASPECT_RATIO = 200
 MIN_IMAGE_TOKENS = 8
 """llama.cpp enlarges images of fewer tokens whatever it is told, so we do it first."""
@@ -93,13 +96,13 @@ class ImageGrid:
         rows, columns = self.target_size(height, width)
         return rows * columns // self.factor**2
 
-    def prepare(self, image: Image.Image) -> Image.Image:
-        """The image upright, in RGB on white, resized to its grid by PIL bicubic."""
+    def prepare(self, image: Image.Image, kernel: ResizeKernel = "bicubic") -> Image.Image:
+        """The image upright, in RGB on white, resized to its grid by PIL bicubic.
+
+        Another `kernel` is for training (`train.augment`) and for measurements.
+        """
         upright = to_rgb(ImageOps.exif_transpose(image))
-        rows, columns = self.target_size(upright.height, upright.width)
-        if upright.size == (columns, rows):
-            return upright
-        return upright.resize((columns, rows), Image.Resampling.BICUBIC)
+        return resize(upright, *self.target_size(upright.height, upright.width), kernel)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

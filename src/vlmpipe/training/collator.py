@@ -9,6 +9,7 @@ from vlmpipe.config.train import LossScope
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.encoding.encoder import IGNORED, Encoded, Encoder
 from vlmpipe.encoding.images import ImageGrid
+from vlmpipe.training.augment import KernelLot
 
 
 class SampleCollator:
@@ -20,12 +21,14 @@ class SampleCollator:
         encoder: Encoder,
         scope: LossScope,
         grids: Sequence[ImageGrid],
+        lot: KernelLot | None = None,
     ) -> None:
         self._samples = samples
         self.tokenizer = encoder.tokenizer
         self._encoder = encoder
         self._scope = scope
         self._grids = grids
+        self._lot = lot
 
     def __call__(self, rows: Sequence[dict[str, int]]) -> dict[str, Any]:
         """Batch of B samples padded on the right to T tokens; P patches, N images in all."""
@@ -34,7 +37,10 @@ class SampleCollator:
 
     def _encode(self, row: dict[str, int]) -> Encoded:
         sample = self._samples[row["sample"]]
-        return self._encoder.encode_sample(sample.messages, self._scope, self._grids[row["grid"]])
+        grid, lot = self._grids[row["grid"]], self._lot
+        places = range(len(sample.images))
+        kernels = [lot.draw(sample.id, row["grid"], place) for place in places] if lot else ()
+        return self._encoder.encode_sample(sample.messages, self._scope, grid, kernels)
 
 
 def pad_batch(encoded: Sequence[Encoded], pad_id: int) -> dict[str, Any]:

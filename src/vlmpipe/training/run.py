@@ -176,6 +176,9 @@ def _announce(
         f" {census.trained_parameters:,} of {census.total_parameters:,} parameters ({share:.1%})"
     )
     asked = context.config.train
+    if asked.augment.resize_kernels != ("bicubic",):
+        kernels = ", ".join(asked.augment.resize_kernels)
+        context.reporter.note(f"in training each image is resized by a kernel drawn from {kernels}")
     if "max_steps" in asked.model_fields_set and asked.max_steps != phases[-1].last_step:
         context.reporter.note(
             f"train.max_steps={asked.max_steps} has no effect: every phase has a length of its own,"

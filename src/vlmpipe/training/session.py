@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from vlmpipe.encoding.encoder import Encoder
 from vlmpipe.pipeline.events import Reporter
 from vlmpipe.pipeline.files import write_text
 from vlmpipe.training.adapter import load_adapter_weights
+from vlmpipe.training.augment import EpochOfLot, KernelLot
 from vlmpipe.training.callbacks import ChosenCheckpoints, PhaseMetrics, append_row, read_rows
 from vlmpipe.training.collator import SampleCollator
 from vlmpipe.training.curriculum import Phase
@@ -62,6 +64,11 @@ class TrainingSession:
         """Where a phase keeps its checkpoints."""
         return self.folder / PHASES_NAME / f"{phase.number}_{phase.name}"
 
+    @cached_property
+    def lot(self) -> KernelLot:
+        """Draws the kernels that images are resized by."""
+        return KernelLot(self.config.train.augment.resize_kernels, self.config.run.seed)
+
     def _train(self, phase: Phase) -> None:
         folder = self.phase_folder(phase)
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +96,7 @@ class TrainingSession:
                 phase,
                 folder,
                 collator,
-                [metrics, chosen, StopWhenAsked(request)],
+                [metrics, chosen, EpochOfLot(self.lot), StopWhenAsked(request)],
                 self.optimizer,
                 self.dtype,
             )
@@ -101,7 +108,7 @@ class TrainingSession:
     def _collator(self) -> SampleCollator:
         grids = [phase.grid for phase in self.phases]
         scope = self.config.train.loss.scope
-        return SampleCollator(self.samples, self.encoder, scope, grids)
+        return SampleCollator(self.samples, self.encoder, scope, grids, self.lot)
 
     def _evaluate(self, phase: Phase) -> None:
         """Held-out loss at the phase's own image size and at the one that serving uses."""

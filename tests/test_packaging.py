@@ -81,6 +81,7 @@ def test_every_imported_library_is_declared() -> None:
     owners = packages_distributions()
     known = set(declared()) | {"vlmpipe"}
     optional = {"torchvision", "wandb", "mlflow", "flash_attn"}
+    optional |= {"llmcompressor", "compressed_tensors"}  # in an environment of their own
     vendored = {"convert_hf_to_gguf", "gguf"}  # llama.cpp's own, in the converter's child process
     undeclared = {
         module: path

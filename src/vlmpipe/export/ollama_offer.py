@@ -46,7 +46,7 @@ def offer_to_ollama(
         return offer_model(offer, []), None
     with closing(opener(made.paths, made.mmproj, work.contract)(quant, "contract")) as engine:
         result = offer_model(offer, _questions(engine, work.probes.samples[0].prompt))
-        rung = _rung(work, offer, engine) if result.state == "registered" else None
+        rung = _rung(work, offer, engine, result) if result.state == "registered" else None
     return result, rung
 
 
@@ -67,12 +67,15 @@ def _questions(engine: LlamaCppEngine, prompt: Sequence[Message]) -> list[Questi
     ]
 
 
-def _rung(work: Conversion, offer: Offer, engine: LlamaCppEngine) -> dict[str, Any]:
+def _rung(
+    work: Conversion, offer: Offer, engine: LlamaCppEngine, result: OllamaResult
+) -> dict[str, Any]:
+    placeholders = result.prompts is not None and result.prompts.placeholders is True
     samples = work.probes.samples[:RUNG_PROBES]
     limit = work.config.parity.max_new_tokens
     with OllamaApi(offer.url) as api:
         return ollama_rung(
-            OllamaEngine(api, offer.name, work.contract),
+            OllamaEngine(api, offer.name, work.contract, placeholders=placeholders),
             samples,
             [engine.complete(each.prompt, max_new_tokens=limit).text for each in samples],
             against=f"{engine.name} in process",

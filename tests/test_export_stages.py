@@ -146,7 +146,7 @@ def test_convert_hands_on_tried_files(convert: Callable[..., tuple[Path, Outcome
     assert (artifacts["recommended"], artifacts["excluded"]) == ("q8_0", {})
     assert all((folder / "gguf" / name).is_file() for name in artifacts["quants"].values())
     assert all(row["kld_mean"] < 0.02 for row in table["rows"])
-    assert all(row["memory_mib"] > 10 for row in table["rows"])
+    assert all(10 < row["memory_mib"] < 500 for row in table["rows"])
     ladder = json.loads((folder / "parity.json").read_text())
     assert [(each["rung"], each["against"]) for each in ladder["rungs"]] == [
         ("merged", "adapter on w16"),

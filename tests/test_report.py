@@ -79,6 +79,7 @@ def test_whole_run_shows_every_part(run):
         "q2_k against f16: KL divergence 0.812 nats a token, limit 0.15",
         "the smallest of 2 whose task metric",
         "24 of them with pictures that have to be resized",
+        "q8_0 from the adapter as trained",
         "vlmpipe serve -c configs/tiny.yaml run.name=demo",
         "curl http://127.0.0.1:8000/health",
         "torch 2.13.0",
@@ -330,7 +331,8 @@ def test_a_failed_rung_is_marked_and_its_fault_named(run):
 
 def test_the_rung_that_deploy_measured_stands_below_those_of_convert(run):
     publish(run, "convert", files={"parity.json": json.dumps(CONVERTED["parity.json"])})
-    served = {"probe": {"count": 8}, "rungs": [rung("served", "q8_0 in process", 1e-9, 1e-3)]}
+    served = {"probe": {"count": 32, "asked": 8}, "rungs": [rung("served", "q8_0 in process", 1e-9, 1e-3)]}
     publish(run, "deploy", files={"parity.json": json.dumps(served)})
     text = Page(write_report(run)).text
     assert text.index("q2_k failed") < text.index("served q8_0 in process")
+    assert "The service was asked 8 of the probes" in text

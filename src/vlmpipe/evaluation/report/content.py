@@ -81,7 +81,17 @@ def _tiles(stages: Stages, results: Mapping[str, Any]) -> list[Tile]:
     speed = metrics.get("speed/tokens_per_second/tuned")
     if speed is not None:
         tiles.append(Tile("tokens a second", speed, "tuned, before conversion"))
-    return tiles
+    return [*tiles, *_parity_tile(stages)]
+
+
+def _parity_tile(stages: Stages) -> list[Tile]:
+    """How far the recommended file lies from the adapter."""
+    quant = _json_object(stages, "convert", "artifacts.json").get("recommended")
+    rows = _json_object(stages, "convert", "quant_table.json").get("rows", [])
+    found = [row.get("kld_adapter") for row in rows if row.get("quant") == quant]
+    if not found or not isinstance(found[0], (int, float)):
+        return []
+    return [Tile("KL divergence, nats a token", found[0], f"{quant} from the adapter as trained")]
 
 
 def _training(stages: Stages) -> dict[str, Any] | None:

@@ -40,7 +40,7 @@ def _draw(axes: Axes, rows: Rows, recommended: str | None) -> None:
         text = f"{row.get('quant')}{' (recommended)' if chosen else ''}"
         axes.annotate(text, (size, kld), xytext=(0, 9), textcoords="offset points", ha="center")
     axes.set_yscale("log")
-    axes.margins(x=0.15, y=0.35)
+    axes.margins(x=0.28, y=0.35)
     axes.set(xlabel="size of the language model's file, MiB", ylabel="KL divergence, nats a token")
 
 

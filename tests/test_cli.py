@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "configs" / "tiny.yaml"
 ROAD = ["check", "setup", "train", "validate", "merge", "convert", "deploy"]
 RUN_COMMANDS = ["run-all", *ROAD]
+OTHER_COMMANDS = ["serve", "status", "prepare-image", "data", "config"]
 UNTORCHED = """
 import sys
 sys.argv = ["vlmpipe", *sys.argv[1:]]
@@ -109,7 +110,7 @@ def test_help_lists_the_commands_in_the_order_of_the_road(
 ) -> None:
     assert app.run(["--help"]) == 0
     shown = re.findall(r"^│ ([a-z][a-z-]+)  ", capsys.readouterr().out, flags=re.MULTILINE)
-    assert shown == ["run-all", *ROAD, "serve", "status", "data", "config"]
+    assert shown == ["run-all", *ROAD, *OTHER_COMMANDS]
     assert [stage.name for stage in STAGES] == ROAD
     assert [stage.number for stage in STAGES] == list(range(7))
 
@@ -119,7 +120,7 @@ def test_no_words_at_all_are_answered_with_help(capsys: pytest.CaptureFixture[st
     assert "vlmpipe run-all -c configs/tiny.yaml" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [*RUN_COMMANDS, "serve", "status", "data", "config"])
+@pytest.mark.parametrize("command", [*RUN_COMMANDS, *OTHER_COMMANDS])
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run([command, "--help"]) == 0
     assert len(capsys.readouterr().out.splitlines()) > 8

@@ -30,7 +30,7 @@ def width_first(
     """Pillow's resize, its two passes in a fixed order.
 
     Pillow up to 12 and llama.cpp resize the width first, Pillow 13 whatever is cheaper. Between the
-    passes values are cut to 0 to 255, so on black and white the orders differ by up to 12 levels.
+    passes values are cut to 0 to 255, so on black and white the orders differ by up to 28 levels.
     """
     return image.resize((columns, image.height), kernel).resize((columns, rows), kernel)
 

@@ -118,7 +118,7 @@ def test_a_bundle_made_before_there_were_digests_is_still_served(bundle: Path) -
 def test_a_service_does_not_start_over_a_flipped_byte(bundle: Path) -> None:
     flip(sealed(bundle) / LOADED[0], 5)
     argv = [sys.executable, "-m", "vlmpipe.serving", "--bundle", str(bundle), "--port", "0"]
-    found = subprocess.run(argv, capture_output=True, text=True, check=False)
+    found = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
     assert found.returncode == 4
     assert LOADED[0] in found.stderr
     assert "--force deploy" in found.stderr

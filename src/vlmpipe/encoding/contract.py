@@ -145,6 +145,7 @@ def read_contract_file(path: Path) -> PreprocessContract:
         raise ArtifactError(
             f"{path} cannot be read as a preprocess contract: {why_unreadable(exc)}",
             "publish the stage that wrote it again: `vlmpipe run-all --force STAGE`",
+            "one of an earlier vlmpipe: `vlmpipe run-all` with the same options trains anew",
         ) from exc
     _refuse_contradictions(contract, path)
     return contract

@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 VLMPIPE := $(BIN)/vlmpipe
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check clean bench-curriculum bench-merge llama-tools \
+.PHONY: help setup demo test test-fast check clean bench-curriculum bench-merge bench-resize llama-tools \
 	stage-check stage-setup train validate merge convert deploy
 
 help: ## list the targets
@@ -41,6 +41,9 @@ llama-tools: setup ## llama.cpp's programs, compiled once into the shared cache 
 
 bench-merge: setup ## the streamed merge against PEFT's, 8 GB: about 10 minutes, 35 GB of disk, 16 GB of memory
 	$(BIN)/python benchmarks/merge.py $(ARGS)
+
+bench-resize: setup ## what foreign resizes cost and training for them is worth: 6 trainings, about half an hour
+	$(BIN)/python benchmarks/resize_kernels.py $(ARGS)
 
 check: setup ## lint, format, layers, types
 	$(BIN)/ruff check .

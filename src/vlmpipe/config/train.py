@@ -103,8 +103,8 @@ class AugmentSection(Section):
     resize_kernels: tuple[ResizeKernel, ...] = Field(("bicubic",), min_length=1)
     """Each image is resized by one of these, drawn by lot anew in every epoch. bicubic: as every
     engine of vlmpipe does; llama_cpp: as llama.cpp does when it is left to it, on black; bilinear:
-    as older runtimes do. With all three a model bears clients that do not prepare their images,
-    for some steps more."""
+    as older runtimes do. With all three a model suffers less from clients that do not prepare their
+    images, and reads prepared ones a little worse; see docs/preprocess.md."""
 
     @field_validator("resize_kernels")
     @classmethod

@@ -8,7 +8,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -22,7 +21,7 @@ from vlmpipe.engines.ollama_api import OllamaApi
 from vlmpipe.errors import StageError
 from vlmpipe.export.modelfile import ollama_settings
 from vlmpipe.export.ollama import Offer, OllamaResult, Question, offer_model
-from vlmpipe.export.ollama_rung import ollama_rung, token_finder, top_divergence
+from vlmpipe.export.ollama_rung import ollama_rung, token_finder
 
 NAME = "vlmpipe-test"
 TOKENS = 12
@@ -189,15 +188,6 @@ def test_engine_says_that_it_cannot_be_forced() -> None:
         engine = OllamaEngine(api, NAME, None)  # type: ignore[arg-type]
         with pytest.raises(StageError, match="cannot say how likely"):
             engine.score([Message("user", ("1+1?",))], "2")
-
-
-def test_divergence_over_the_likeliest_tokens_bounds_the_whole() -> None:
-    rng = np.random.default_rng(0)
-    ours, theirs = (np.log(rng.dirichlet(np.full(50, 0.3))) for _ in range(2))
-    whole = float((np.exp(ours) * (ours - theirs)).sum())
-    top = {int(token): float(theirs[token]) for token in np.argsort(-theirs)[:20]}
-    assert 0 < top_divergence(ours, top) <= whole
-    assert top_divergence(theirs, top) == pytest.approx(0, abs=1e-9)
 
 
 def test_token_that_is_part_of_a_character_has_no_id() -> None:

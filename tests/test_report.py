@@ -331,7 +331,10 @@ def test_a_failed_rung_is_marked_and_its_fault_named(run):
 
 def test_the_rung_that_deploy_measured_stands_below_those_of_convert(run):
     publish(run, "convert", files={"parity.json": json.dumps(CONVERTED["parity.json"])})
-    served = {"probe": {"count": 32, "asked": 8}, "rungs": [rung("served", "q8_0 in process", 1e-9, 1e-3)]}
+    served = {
+        "probe": {"count": 32, "asked": 8},
+        "rungs": [rung("served", "q8_0 in process", 1e-9, 1e-3)],
+    }
     publish(run, "deploy", files={"parity.json": json.dumps(served)})
     text = Page(write_report(run)).text
     assert text.index("q2_k failed") < text.index("served q8_0 in process")

@@ -6,17 +6,19 @@ its likeliest tokens, their probabilities along its own answers against the file
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from vlmpipe.encoding.conversation import Message, Sample
+from vlmpipe.engines.likely import Choice, LikelyToken
 from vlmpipe.engines.ollama import OllamaEngine, TokenChance
 from vlmpipe.engines.ollama_messages import InexpressibleError
 from vlmpipe.errors import ToolError
 from vlmpipe.export.parity.rung import measured
+from vlmpipe.export.parity.top_divergence import top_divergence
 
 TOP = 20
 """Likeliest tokens asked for at each place: the most that Ollama gives."""
@@ -95,18 +97,6 @@ def token_finder(tokenizer: Any) -> TokenId:
     return find
 
 
-def top_divergence(reference: np.ndarray, told: Mapping[int, float]) -> float:
-    """KL(reference || told) in nats, over the told tokens and all others taken as one.
-
-    `reference`: log-probabilities [vocabulary]; `told`: id to log-probability.
-    """
-    ours = np.exp(reference[list(told)])
-    theirs = np.exp(np.array(list(told.values())))
-    ours = np.append(ours, max(1 - ours.sum(), 1e-12))
-    theirs = np.append(theirs, max(1 - theirs.sum(), 1e-12))
-    return max(float((ours * (np.log(ours) - np.log(theirs))).sum()), 0.0)
-
-
 def _ask(
     engine: OllamaEngine,
     sample: Sample,
@@ -135,11 +125,18 @@ def _follow(
     ids = [token_id(chance.token) for chance in chances]
     known = ids[: ids.index(None)] if None in ids else ids
     tokens = [token for token in known if token is not None]
-    for row, chance in zip(engine.follow(sample.prompt, tokens), chances, strict=False):
-        told = {token_id(token): logprob for token, logprob in chance.top}
-        named = {token: logprob for token, logprob in told.items() if token is not None}
-        found.divergences.append(top_divergence(row, named))
-        found.agreements.append(int(row.argmax()) == token_id(chance.token))
+    pairs = zip(tokens, chances, strict=False)
+    choices = [_choice(token, chance, token_id) for token, chance in pairs]
+    divergence = top_divergence(choices, engine.follow(sample.prompt, tokens))
+    found.divergences += divergence.klds.tolist()
+    found.agreements += divergence.same_first.tolist()
+
+
+def _choice(taken: int, chance: TokenChance, token_id: TokenId) -> Choice:
+    """What the server told of one token, tokens by their ids; those without one are left out."""
+    told = [(token_id(token), token, logprob) for token, logprob in chance.top]
+    top = [LikelyToken(id_, text.encode(), at) for id_, text, at in told if id_ is not None]
+    return Choice(LikelyToken(taken, chance.token.encode(), chance.logprob), tuple(top))
 
 
 def _record(found: _Findings, against: str, min_exact: float) -> dict[str, Any]:

@@ -10,10 +10,10 @@ import numpy as np
 
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.engines.llama_cpp import LlamaCppEngine, PromptTooLongError
+from vlmpipe.export.parity.top_divergence import TopDivergence, top_divergence
 from vlmpipe.serving.requests import MAX_TOP_LOGPROBS
 from vlmpipe.serving.rung import Limits, ServedRung
 from vlmpipe.serving.served_answers import NoAnswer, ServedAnswer
-from vlmpipe.serving.top_divergence import TopDivergence, top_divergence
 from vlmpipe.tasks import task_of
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from vlmpipe.engines.base import log_softmax
 from vlmpipe.engines.likely import LEAST_LOGPROB, Choice, choice_of
-from vlmpipe.serving.top_divergence import top_divergence
+from vlmpipe.export.parity.top_divergence import top_divergence
 
 V = 50
 

@@ -155,6 +155,23 @@ def family_of(model_folder: Path) -> Family:
     return family
 
 
+def stated_dtype(model_folder: Path) -> str:
+    """Precision that config.json states, which some families do for the language model alone.
+
+    Raises:
+        ArtifactError: when config.json cannot be read, or states none.
+    """
+    config = read_model_config(model_folder)
+    for part in (config, config.get("text_config") or {}):
+        for key in ("dtype", "torch_dtype"):
+            if part.get(key):
+                return str(part[key])
+    raise ArtifactError(
+        f"{model_folder / 'config.json'} states no dtype of the weights",
+        'write it into the file: "dtype": "bfloat16"',
+    )
+
+
 def read_model_config(model_folder: Path) -> dict[str, Any]:
     """config.json of a model folder.
 

@@ -106,6 +106,17 @@ def best_device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
+def release_memory() -> None:
+    """Give back what dropped models held: torch keeps a GPU's memory for itself otherwise."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def resolve_dtype(name: str) -> str:
     """`auto` to what the device computes well: bfloat16, or float16 on a GPU without it."""
     import torch

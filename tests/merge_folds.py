@@ -39,6 +39,7 @@ def fold(
     *,
     dtype: str = "auto",
     held_in: HeldIn | None = None,
+    run: str = "a run",
 ) -> MergeReport:
     target.mkdir(parents=True)
     report = merge_adapter(
@@ -48,7 +49,7 @@ def fold(
         target,
         dtype=dtype,
         held_in=held_in,
-        lineage={"vlmpipe.run": "a run"},
+        lineage={"vlmpipe.run": run},
     )
     copy_model_files(base, target, models.contract_of(family), dtype=report.dtype)
     return report

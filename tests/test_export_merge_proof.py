@@ -42,7 +42,8 @@ class Folded:
         plan = plan or self.plan
         base, result = Checkpoint(self.base), Checkpoint(self.folder)
         pairs = zip(base.shards, result.shards, strict=True)
-        shards = [prove_shard(old, new.path, frozenset(plan.changes)) for old, new in pairs]
+        touched, lineage = frozenset(plan.changes), {"vlmpipe.run": "a run"}
+        shards = [prove_shard(old, new.path, touched, lineage) for old, new in pairs]
         return prove_merge(base, result, plan, shards, used or Counter(plan.adapter_keys))
 
     def flip(self, key: str, byte: int = 1) -> None:
@@ -136,6 +137,14 @@ def test_other_layout_is_found(folded: Folded) -> None:
         folded.prove()
 
 
+def test_lineage_that_is_not_in_the_files_is_found(folded: Folded) -> None:
+    shard = read_header(Checkpoint(folded.folder).shards[0].path)
+    text = shard.path.read_bytes()
+    shard.path.write_bytes(text.replace(b'"a run"', b'"A run"', 1))
+    with pytest.raises(StageError, match="is not laid out as the base's"):
+        folded.prove()
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_conversion_of_the_whole_base_is_proven_too(
     finished: Folded, tmp_path: Path, dtype: str
@@ -152,6 +161,17 @@ def test_files_carry_where_they_come_from(finished: Folded) -> None:
     for shard in Checkpoint(finished.folder).shards:
         assert shard.metadata["format"] == "pt"
         assert shard.metadata["vlmpipe.run"] == "a run"
+
+
+def test_merged_model_is_a_base_to_merge_into_again(finished: Folded, tmp_path: Path) -> None:
+    adapter, target = tmp_path / "adapter", tmp_path / "merged"
+    models.random_adapter(finished.folder, FAMILY, adapter)
+    report = fold(finished.folder, adapter, FAMILY, target, run="the next run")
+    assert report.proof is not None
+    assert report.proof.changed == 14
+    for number, shard in enumerate(Checkpoint(target).shards):
+        assert shard.metadata["vlmpipe.run"] == "the next run"
+        assert shard.metadata["part"] == str(number)
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ def _merge(
 
     def seal(shard: ShardHeader, aside: Path) -> ShardProof | None:
         """Publish a shard; what cannot be proven never gets its name."""
-        proof = prove_shard(shard, aside, touched) if proofs else None
+        proof = prove_shard(shard, aside, touched, lineage) if proofs else None
         publish_shard(aside)
         return proof
 

@@ -44,7 +44,8 @@ class ShardProof:
     """Tensors whose stored values are not the base's."""
 
     identical: frozenset[str]
-    """Tensors that were to stay, and whose bytes hash to what the base's hash to."""
+    """Tensors that were to stay and did: their bytes hash to what the base's hash to, or, where the
+    precision is another one, every value is the base's, rounded once."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class MergeProof:
     """Unfrozen or fully trained tensors that differ; they need not."""
 
     untouched: int
-    """Tensors that were copied, all of them identical to the base's by hash."""
+    """Tensors that nothing was trained for. Copied ones hash to what the base's hash to; one that
+    was cast from another precision, as float32 is, holds the base's values rounded once."""
 
     adapter_keys: int
     """Keys of the adapter's file, every one of them used exactly once."""
@@ -80,14 +82,19 @@ class MergeProof:
     """sha256 over the lines `name sha256`."""
 
 
-def prove_shard(shard: ShardHeader, path: Path, touched: frozenset[str]) -> ShardProof:
+def prove_shard(
+    shard: ShardHeader, path: Path, touched: frozenset[str], lineage: Mapping[str, str]
+) -> ShardProof:
     """Read a written file once and hold it against the base's shard.
+
+    Its metadata are the base's, but for `lineage`: a base that was itself merged has one of its
+    own, which is not that of the result.
 
     Raises:
         StageError: when layout, metadata or a tensor that was to be copied is not the base's.
     """
     written = read_header(path)
-    _refuse_other_layout(shard, written)
+    _refuse_other_layout(shard, written, lineage)
     spans = {span.key: span for span in shard.spans}
     copied = {s.key for s in written.spans if s.key not in touched and s.code == spans[s.key].code}
     digest, hashes = _hashed(written, copied)
@@ -147,13 +154,16 @@ def prove_merge(
     )
 
 
-def _refuse_other_layout(shard: ShardHeader, written: ShardHeader) -> None:
+def _refuse_other_layout(
+    shard: ShardHeader, written: ShardHeader, lineage: Mapping[str, str]
+) -> None:
     def layout(header: ShardHeader) -> list[Any]:
         by_place = [span.key for span in header.by_place]
         return [by_place, [(span.key, span.shape) for span in header.spans]]
 
-    kept = {key: written.metadata.get(key) for key in shard.metadata}
-    if layout(shard) != layout(written) or kept != dict(shard.metadata):
+    stated = {**shard.metadata, **lineage}
+    found = {key: written.metadata.get(key) for key in stated}
+    if layout(shard) != layout(written) or found != stated:
         raise StageError(
             f"{written.path.name} is not laid out as the base's {shard.path.name}", DAMAGED
         )

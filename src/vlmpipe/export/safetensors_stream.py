@@ -119,7 +119,7 @@ def header_bytes(
     """A header like the shard's own: its order of names and of bytes, its metadata.
 
     `dtypes` gives the tensors that are stored in another floating type, `lineage` what is added to
-    the metadata.
+    the metadata, or takes the place of what a base that was itself merged says there.
     """
     offsets: dict[str, tuple[int, int]] = {}
     end = 0

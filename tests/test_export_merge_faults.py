@@ -238,14 +238,14 @@ def test_nothing_is_left_under_a_shards_name_when_its_proof_fails(
 ) -> None:
     prove: Callable[..., object] = merge.prove_shard
 
-    def prove_spoilt(shard: object, path: Path, touched: frozenset[str]) -> object:
+    def prove_spoilt(shard: object, path: Path, touched: frozenset[str], lineage: object) -> object:
         span = next(span for span in read_header(path).spans if span.key not in touched)
         with path.open("r+b") as stream:
             stream.seek(span.begin)
             first = stream.read(1)[0]
             stream.seek(span.begin)
             stream.write(bytes([first ^ 1]))
-        return prove(shard, path, touched)
+        return prove(shard, path, touched, lineage)
 
     monkeypatch.setattr(merge, "prove_shard", prove_spoilt)
     with pytest.raises(StageError, match="nothing was trained for"):

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from vlmpipe.config import parse_config
-from vlmpipe.config.parity import ParityConfig
+from vlmpipe.config.parity import QUANT_TYPES, ParityConfig
 from vlmpipe.data.prepare import prepare_data
 from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.encoding.images import ImageGrid
@@ -34,6 +34,7 @@ from vlmpipe.export.parity.ladder import Ladder, read_answers, read_rungs, write
 from vlmpipe.export.parity.probes import is_on_grid, read_probes, select_probes
 from vlmpipe.export.parity.records import RungRecord, compare
 from vlmpipe.export.parity.rung import Answers, Distributions, Rung, force, measured
+from vlmpipe.export.quants import quant_types
 from vlmpipe.pipeline.events import SilentReporter
 
 GRID = ImageGrid(patch_size=14, merge_size=2, min_pixels=8 * 28**2, max_pixels=448**2)
@@ -139,7 +140,7 @@ def test_a_rung_that_is_not_a_number_fails_and_is_written_as_nothing(tmp_path: P
     broken = np.full_like(LOGITS, np.nan)
     record = compare(rung(tmp_path, "merged", LOGITS), rung(tmp_path, "f16", broken), 1.0)
     assert not record.passed
-    Ladder({}, [record]).write(tmp_path)
+    Ladder({}, [record], "float32").write(tmp_path)
     assert json.loads((tmp_path / "parity.json").read_text())["rungs"][0]["kld_mean"] is None
 
 
@@ -163,7 +164,7 @@ def test_answers_are_measured_by_each_samples_task() -> None:
 
 def test_ladder_and_answers_are_read_as_they_were_written(tmp_path: Path) -> None:
     record = compare(rung(tmp_path, "merged", LOGITS), rung(tmp_path, "f16", LOGITS), 1e-4)
-    Ladder({"count": 1}, [record], "f16").write(tmp_path)
+    Ladder({"count": 1}, [record], "float32", "f16").write(tmp_path)
     write_answers(tmp_path, {"merged": Answers(("ü", ""), 0.5)})
     assert [each.as_record() for each in read_rungs(tmp_path)] == [record.as_record()]
     assert read_answers(tmp_path) == {"merged": ["ü", ""]}
@@ -287,6 +288,22 @@ def test_limits_keep_their_defaults_until_they_are_named() -> None:
     assert rules.limit("q4_k_m") == 0.02
     assert rules.limit("f16") == 2e-3
     assert rules.limit("iq3_xs") == 0.15
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("fold", "merged"), ("Q4KM", "q4_k_m"), ("serve", "served"), ("fp_8", "fp8"), ("f-16", "f16")],
+)
+def test_a_limit_of_no_rung_is_refused_with_what_was_meant(name: str, meant: str) -> None:
+    told = rf"called {name.lower()}: did you mean {meant}\?\. Known"
+    with pytest.raises(ConfigError, match=told):
+        parse_config({"parity": {"max_kld": {"drift": 0.2, name: 0.1, "iq3_xs": 0.2}}})
+
+
+def test_every_type_that_the_quantiser_writes_may_have_a_limit() -> None:
+    assert set(QUANT_TYPES) == set(quant_types())
+    every = dict.fromkeys([*QUANT_TYPES, "merged", "drift", "served", "fp8", "awq", "gptq"], 0.1)
+    assert ParityConfig(max_kld=every).max_kld == every
 
 
 def test_a_limit_below_zero_is_refused() -> None:

@@ -9,9 +9,6 @@ from functools import lru_cache
 
 from vlmpipe.errors import ConfigError
 
-BASE_TYPES = ("f16", "bf16")
-"""16-bit types, one of which every conversion makes first."""
-
 NEEDS_IMATRIX = frozenset(
     {"iq1_m", "iq1_s", "iq2_m", "iq2_s", "iq2_xs", "iq2_xxs", "iq3_xs", "iq3_xxs", "q2_k_s"}
 )

@@ -232,7 +232,7 @@ def running(server: OllamaServer) -> Iterator[OllamaServer]:
     """Serve on a free port of this machine while the block runs."""
     http = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(server))
     server.url = f"http://127.0.0.1:{http.server_address[1]}"
-    thread = Thread(target=http.serve_forever, daemon=True)
+    thread = Thread(target=http.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield server

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from ollama_gguf import header_only
 from ollama_runner import ENLARGED, real_runner
-from ollama_server import OllamaServer, running
+from ollama_server import OllamaServer, Reply, running
 from serving_models import Conversions, Converted, small_contract
 from vlmpipe.encoding.conversation import Message, Sample
-from vlmpipe.engines.llama_cpp import LlamaCppEngine
+from vlmpipe.engines.llama_cpp import LlamaCppEngine, PromptTooLongError
 from vlmpipe.engines.ollama import OllamaEngine
 from vlmpipe.engines.ollama_api import OllamaApi
 from vlmpipe.errors import StageError
@@ -181,6 +184,106 @@ def test_server_that_fails_on_the_way_fails_the_rung() -> None:
         record = ollama_rung(engine, samples(), ["1", "2", "3"], against="f16", max_new_tokens=4)
     assert (record["passed"], record["exact_match"], record["metric"]) == (False, None, None)
     assert "after 0 answers, at s0: /api/chat answered 404: model" in record["why"]
+
+
+class Replying(OllamaServer):
+    """A server that answers every question with the same JSON."""
+
+    def __init__(self, **told: Any) -> None:
+        super().__init__()
+        self.told = told
+
+    def chat(self, order: dict[str, Any]) -> Reply:
+        return 200, self.told
+
+
+def steps(count: int = 1, **changes: Any) -> list[dict[str, Any]]:
+    at = {"token": "a", "logprob": -0.5, "top_logprobs": [{"token": "a", "logprob": -0.5}]}
+    return [{**at, **changes}] * count
+
+
+class Strict:
+    """An engine in process whose context holds four tokens of an answer."""
+
+    name = "f16"
+
+    def follow(self, messages: Sequence[Message], tokens: Sequence[int]) -> Iterator[np.ndarray]:
+        if len(tokens) > 4:
+            raise PromptTooLongError(len(tokens), 4)
+        return iter([np.log(np.full(8, 1 / 8))] * len(tokens))
+
+
+def record_of(server: OllamaServer) -> dict[str, Any]:
+    contract = small_contract("qwen2_5_vl")
+    with running(server), OllamaApi(server.url) as api:
+        engine = OllamaEngine(api, NAME, contract)
+        follower = (Strict(), lambda text: 5)
+        return ollama_rung(
+            *(engine, samples()[:1], ["a"]), against="f16", max_new_tokens=4, follower=follower
+        )
+
+
+MESSAGE = {"role": "assistant", "content": "a"}
+
+
+def test_probabilities_as_they_should_be_are_taken() -> None:
+    record = record_of(Replying(message=MESSAGE, logprobs=steps()))
+    assert record["passed"], record["why"]
+    assert record["kld_mean"] > 0
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"logprobs": "none"},
+        {"logprobs": 7},
+        {"logprobs": ["a"]},
+        {"logprobs": [None]},
+        {"logprobs": steps(logprob="likely")},
+        {"logprobs": steps(logprob=None)},
+        {"logprobs": steps(logprob=float("nan"))},
+        {"logprobs": steps(top_logprobs=3)},
+        {"logprobs": steps(top_logprobs=["a", "b"])},
+        {"logprobs": steps(top_logprobs=[{"token": "a"}])},
+        {"logprobs": steps(top_logprobs=[{"token": "a", "logprob": float("inf")}])},
+        {"message": "a"},
+        {"message": None},
+        {"prompt_eval_duration": "long"},
+        {"eval_count": None},
+    ],
+    ids=repr,
+)
+def test_nonsense_for_an_answer_fails_the_rung_and_nothing_else(told: dict[str, Any]) -> None:
+    record = record_of(Replying(**{"message": MESSAGE, "logprobs": steps(), **told}))
+    assert (record["passed"], record["kld_mean"]) == (False, None)
+    assert "s0: /api/chat answered nonsense: " in record["why"]
+
+
+def test_answer_that_the_file_in_process_cannot_follow_fails_the_rung_and_nothing_else() -> None:
+    record = record_of(Replying(message=MESSAGE, logprobs=steps(9)))
+    assert (record["passed"], record["kld_mean"]) == (False, None)
+    assert "at s0: " in record["why"]
+    assert "9 tokens" in record["why"]
+
+
+@pytest.mark.parametrize("info", ["yes", 1, ["a"], {"image_count": 0}, {"rendered_template": None}])
+def test_nonsense_for_a_prompt_fails_the_registration_and_nothing_else(
+    info: object, offered: Offer
+) -> None:
+    with running(Replying(message=MESSAGE, _debug_info=info)) as server:
+        result = offer_model(replace(offered, url=server.url), [])
+    assert result.state == "failed"
+    assert "/api/chat answered nonsense: " in result.detail
+
+
+@pytest.fixture
+def offered(tmp_path: Path) -> Offer:
+    """Headers of files, for servers that look no further."""
+    text, mmproj = tmp_path / "t.gguf", tmp_path / "t-mmproj.gguf"
+    text.write_bytes(header_only("qwen2vl"))
+    mmproj.write_bytes(header_only("clip", "mmproj"))
+    contract = small_contract("qwen2_5_vl")
+    return Offer("", NAME, [text, mmproj], ollama_settings(contract), contract, Path("Modelfile"))
 
 
 def test_engine_says_that_it_cannot_be_forced() -> None:

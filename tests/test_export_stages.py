@@ -206,6 +206,7 @@ def test_files_beyond_their_limits_are_excluded_and_f16_fails_the_verdict_with_i
     assert not outcome.verdict.passed
     assert "parity.max_kld.f16" in outcome.verdict.reasons[0]
     assert "no quant is left: q8_0" in outcome.verdict.reasons[1]
+    assert any(line.startswith("not offered to Ollama: f16") for line in outcome.summary)
     # Nothing is wrong but the limit: no part departs before the text, nor does the base pass.
     assert ladder["diagnosis"]["part"] == "text"
     assert ladder["diagnosis"]["at_fault"] == "conversion"

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,10 @@ from vlmpipe.config.parity import QUANT_TYPES, ParityConfig
 from vlmpipe.data.prepare import prepare_data
 from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.encoding.images import ImageGrid
-from vlmpipe.engines.base import Forced
-from vlmpipe.errors import ArtifactError, ConfigError
+from vlmpipe.engines.base import Completion, Forced
+from vlmpipe.errors import ArtifactError, ConfigError, StageError
+from vlmpipe.export.fold_choice import Candidate as FoldCandidate
+from vlmpipe.export.fold_choice import better
 from vlmpipe.export.parity.choice import Candidate, recommend
 from vlmpipe.export.parity.diagnosis import diagnose
 from vlmpipe.export.parity.divergence import (
@@ -29,11 +32,13 @@ from vlmpipe.export.parity.divergence import (
     exact_match,
     token_divergences,
 )
-from vlmpipe.export.parity.gguf_rungs import GgufRung, judge
+from vlmpipe.export.parity.gguf_rungs import Above, GgufRung, LowerLadder, judge
 from vlmpipe.export.parity.ladder import Ladder, read_answers, read_rungs, write_answers
-from vlmpipe.export.parity.probes import is_on_grid, read_probes, select_probes
+from vlmpipe.export.parity.merged_rungs import MergedRungs
+from vlmpipe.export.parity.probes import ProbeSet, is_on_grid, read_probes, select_probes
 from vlmpipe.export.parity.records import RungRecord, compare
 from vlmpipe.export.parity.rung import Answers, Distributions, Rung, force, measured
+from vlmpipe.export.quant_bench import QuantRow, metrics_of, table_of
 from vlmpipe.export.quants import quant_types
 from vlmpipe.pipeline.events import SilentReporter
 
@@ -256,6 +261,102 @@ def test_a_failed_quant_is_only_excluded_while_another_is_left() -> None:
     assert not alone.passed
     assert "no quant is left: q2_k" in alone.reasons[0]
     assert judge([base]).passed
+
+
+class Speaking(Saying):
+    """One that answers too; `refuses` is what it raises instead of being forced."""
+
+    def __init__(self, logits: np.ndarray, refuses: Exception | None = None) -> None:
+        super().__init__(logits)
+        self.refuses = refuses
+        self.closed = False
+
+    def forced(self, messages: Sequence[Message], answer: str) -> Forced:
+        if self.refuses:
+            raise self.refuses
+        return super().forced(messages, answer)
+
+    def complete(self, messages: Sequence[Message], *, max_new_tokens: int) -> Completion:
+        return Completion("a", "stop", 2, 2, 0.2, 0.1)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def lower_ladder(
+    folder: Path, engines: dict[str, Speaking], above: np.ndarray = LOGITS
+) -> LowerLadder:
+    """A ladder over engines by type; `runtime` is the one under the runtime's resize."""
+
+    def open_engine(quant: str, resize: str) -> Any:
+        return engines["runtime" if resize == "runtime" else quant]
+
+    reference = rung(folder, "merged", above)
+    probes = ProbeSet((SEEN,), "d")
+    scratch = folder / "scratch"
+    return LowerLadder(open_engine, Above(reference, reference), probes, ParityConfig(), scratch)
+
+
+def test_a_page_that_the_runtime_makes_too_large_is_told_and_ends_nothing(tmp_path: Path) -> None:
+    large = Speaking(LOGITS, StageError("the conversation takes 3000 tokens"))
+    ladder = lower_ladder(tmp_path, {"f16": Speaking(LOGITS), "runtime": large})
+    assert ladder.climb("f16").passed
+    record = ladder.climb_runtime_resize("f16")
+    assert (record.kld_mean, record.passed) == (None, False)
+    assert record.why == "the conversation takes 3000 tokens"
+    assert large.closed
+
+
+def test_each_quant_is_held_against_the_16_bit_file_and_gives_its_disk_back(tmp_path: Path) -> None:
+    engines = {"f16": Speaking(LOGITS * 1.01), "q8_0": Speaking(LOGITS), "q4_0": Speaking(LOGITS)}
+    ladder = lower_ladder(tmp_path, engines)
+    against = [ladder.climb(quant).above.against for quant in engines]
+    assert against == ["merged", "f16", "f16"]
+    assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["f16"]
+
+
+def bench_of(loss: float) -> QuantRow:
+    return QuantRow("q2_k", "f", 1, {}, math.nan, math.nan, 0.5, loss, math.inf, 1.0, None)
+
+
+def test_figures_that_are_not_finite_stand_in_no_file() -> None:
+    rows = [bench_of(math.nan)]
+    assert metrics_of(rows) == {
+        "q2_k/size_bytes": 1.0,
+        "q2_k/answer_tokens_per_second": 1.0,
+        "q2_k/metric": 0.5,
+    }
+    text = json.dumps(table_of(rows, 0.5, "teds", None), allow_nan=False)
+    assert json.loads(text)["rows"][0]["loss"] is None
+
+
+def fold_candidate(base: str, metric: float, loss: float, *, passed: bool = True) -> Any:
+    record = gguf_rung("merged", passed=passed).above
+    merged = Rung("merged", Distributions(Path(), loss, 1), Answers((), metric))
+    return FoldCandidate(SimpleNamespace(fold_base=base), MergedRungs(base, record, None, merged))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("w16", "dequant", "kept"),
+    [
+        ((0.9, 0.5), (0.8, 0.1), "w16"),
+        ((0.9, 0.5), (0.9, 0.1), "dequant"),
+        ((0.9, math.nan), (0.9, 0.1), "dequant"),
+    ],
+)
+def test_the_better_base_is_kept(
+    w16: tuple[float, float], dequant: tuple[float, float], kept: str
+) -> None:
+    best, why = better([fold_candidate("w16", *w16), fold_candidate("dequant", *dequant)])
+    assert best.merged.fold_base == kept
+    assert why
+
+
+def test_a_base_that_fails_its_gate_is_not_kept_beside_one_that_holds() -> None:
+    failed = fold_candidate("w16", 0.9, 0.1, passed=False)
+    best, why = better([failed, fold_candidate("dequant", 0.8, 0.5)])
+    assert best.merged.fold_base == "dequant"
+    assert "the other fails its gate" in why
 
 
 def diagnosis_of(**sees: Any) -> tuple[str, str]:

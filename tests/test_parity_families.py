@@ -12,7 +12,8 @@ from vlmpipe.config import parse_config
 from vlmpipe.engines.llama_cpp import LlamaCppEngine
 from vlmpipe.export.gguf_files import Converter, GgufNames
 from vlmpipe.export.parity.diagnosis import MAX_FEATURE_ERROR
-from vlmpipe.export.parity.references import merged_engine
+from vlmpipe.export.parity.references import Trained, whole_model
+from vlmpipe.models.base import BaseModelFolder
 from vlmpipe.models.families import FAMILIES
 from vlmpipe.pipeline.events import SilentReporter
 from vlmpipe.system.llama_cpp import llama_cpp_sources
@@ -33,7 +34,8 @@ def test_ids_images_and_features_agree(family: str, tmp_path: Path) -> None:
     sample, image = models.sample_of(family), models.picture()
     other = LlamaCppEngine(text.path, tower.path, contract, name="f16")
     try:
-        with merged_engine(config, model, contract) as reference:
+        base = BaseModelFolder(model, FAMILIES[family], "base", "r", "d", parameters=1)
+        with whole_model(Trained(config, base, tmp_path, contract), model) as reference:
             assert other.prompt_ids(sample.prompt) == reference.prompt_ids(sample.prompt)
             assert other.handed_over(image).tobytes() == reference.handed_over(image).tobytes()
             ours, theirs = reference.image_features(image), other.image_features(image)

@@ -19,6 +19,7 @@ from vlmpipe.export.parity.probes import select_probes
 from vlmpipe.pipeline import Outcome, StageContext
 from vlmpipe.pipeline.events import SilentReporter
 from vlmpipe.pipeline.files import write_json
+from vlmpipe.serving.quants import served_files
 from vlmpipe.serving.settings import read_settings
 from vlmpipe.serving.smoke import SmokeResult
 from vlmpipe.stages.s6_deploy import DEPLOY
@@ -186,3 +187,21 @@ def test_a_type_that_was_not_converted_is_refused_with_those_that_were(
     with pytest.raises(ConfigError) as raised:
         deploy(tmp_path, conversions.of("random-qwen3"), config)
     assert "deploy.quant=f16" in str(raised.value)
+
+
+def test_a_file_that_convert_excluded_is_not_served_by_name(tmp_path: Path) -> None:
+    (tmp_path / "gguf").mkdir()
+    for name in ("f16.gguf", "q2_k.gguf"):
+        (tmp_path / "gguf" / name).touch()
+    why = "KL divergence 0.8 nats a token, limit 0.15"
+    artifacts = {
+        "quants": {"f16": "f16.gguf", "q2_k": "q2_k.gguf"},
+        "mmproj": None,
+        "recommended": "f16",
+        "excluded": {"q2_k": why},
+    }
+    write_json(tmp_path / "artifacts.json", artifacts)
+    assert served_files(tmp_path, None).quant == "f16"
+    with pytest.raises(ConfigError, match="convert excluded this file: KL divergence") as caught:
+        served_files(tmp_path, "q2_k")
+    assert any("parity.max_kld.q2_k" in remedy for remedy in caught.value.remedies)

@@ -62,8 +62,8 @@ class ParityConfig(Section):
     max_kld: dict[QuantName, float] = Field(default_factory=dict)
     """Largest mean KL divergence of a rung from the one above, in nats a token: `merged` (against
     base and adapter on the same base), `drift` (merged against the adapter on the base it was
-    trained on), a quant type or a scheme for vLLM by its name, `served`. What is not named here keeps
-    its default."""
+    trained on), a quant type or a scheme for vLLM by its name, `served`. What is not named here
+    keeps its default."""
 
     @field_validator("max_kld")
     @classmethod

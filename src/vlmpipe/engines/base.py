@@ -58,8 +58,11 @@ class Forced:
 
     def score(self) -> Score:
         """Mean negative log-likelihood of the targets."""
-        chosen = log_softmax(self.logits)[np.arange(len(self.targets)), self.targets]
-        return Score(loss=float(-chosen.mean()), tokens=len(self.targets))
+        chosen = [
+            log_softmax(np.asarray(row[None]))[0, target]
+            for row, target in zip(self.logits, self.targets, strict=True)
+        ]
+        return Score(loss=float(-np.mean(chosen)), tokens=len(self.targets))
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

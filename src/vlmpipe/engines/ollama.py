@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.encoding.conversation import Message
 from vlmpipe.engines.base import Completion, Score
-from vlmpipe.engines.ollama_api import LOGPROBS_SINCE, OllamaApi, version_of
+from vlmpipe.engines.ollama_api import LOGPROBS_SINCE, OllamaApi, understood, version_of
 from vlmpipe.engines.ollama_messages import chat_messages
 from vlmpipe.errors import StageError
 
@@ -90,7 +91,9 @@ class OllamaEngine:
             order |= {"logprobs": True, "top_logprobs": top}
         begun = time.perf_counter()
         answer = self._api.chat(order)
-        return _completion(answer, time.perf_counter() - begun), _chances(answer)
+        seconds = time.perf_counter() - begun
+        with understood("/api/chat"):
+            return _completion(answer, seconds), _chances(answer)
 
 
 GREEDY = {"temperature": 0, "seed": 0, "repeat_penalty": 1.0}
@@ -111,12 +114,20 @@ def _completion(answer: dict[str, Any], seconds: float) -> Completion:
 def _chances(answer: dict[str, Any]) -> list[TokenChance]:
     return [
         TokenChance(
-            token=str(step.get("token", "")),
-            logprob=float(step.get("logprob", 0.0)),
+            token=str(step["token"]),
+            logprob=_finite(step["logprob"]),
             top=tuple(
-                (str(other["token"]), float(other["logprob"]))
+                (str(other["token"]), _finite(other["logprob"]))
                 for other in step.get("top_logprobs") or ()
             ),
         )
         for step in answer.get("logprobs") or ()
     ]
+
+
+def _finite(logprob: Any) -> float:
+    """One that is not a number would make a divergence of all of them that is none either."""
+    value = float(logprob)
+    if not math.isfinite(value):
+        raise ValueError(f"a logprob that is {value}")
+    return value

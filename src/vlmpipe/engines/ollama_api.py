@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -127,7 +128,13 @@ class OllamaApi:
             }
         )
         info = answer.get("_debug_info")
-        return str(info["rendered_template"]) if info else None
+        if info is None:
+            return None
+        with understood("/api/chat"):
+            prompt = info["rendered_template"]
+            if not isinstance(prompt, str):
+                raise TypeError(f"a prompt that is {prompt!r}")
+        return prompt
 
     def _send(self, method: str, route: str, **arguments: Any) -> httpx.Response:
         import httpx
@@ -136,6 +143,19 @@ class OllamaApi:
             return self._client.request(method, route, **arguments)
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             raise ToolError(f"{route}: {exc or type(exc).__name__}") from exc
+
+
+@contextmanager
+def understood(route: str) -> Iterator[None]:
+    """Take what breaks within, where a reply is read, for a fault of the server.
+
+    Raises:
+        ToolError: when a value is missing, or of another kind than it should be.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as exc:
+        raise ToolError(f"{route} answered nonsense: {exc!r}") from exc
 
 
 def version_of(text: str) -> Version:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from vlmpipe.config import Config
 from vlmpipe.export.merged_model import FoldBase, Merged, write_merged
-from vlmpipe.export.parity.merged_rungs import MergedRungs, UpperLadder
+from vlmpipe.export.parity.merged_rungs import MergedRungs, UpperLadder, judge
 from vlmpipe.export.parity.references import Trained
 from vlmpipe.pipeline.events import Reporter
 
@@ -106,17 +107,27 @@ def fold_best(
 
 
 def better(candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
-    """The candidate with the better task metric; among equals, the one with the lower loss."""
-    best = min(candidates, key=lambda each: (-each.metric, each.loss))
+    """The candidate with the better task metric; among equals, the one with the lower loss.
+
+    One that lies within its limits comes before one that does not.
+    """
+    best = min(candidates, key=_order)
     if len(candidates) == 1:
         return best, "asked for"
     other = next(each for each in candidates if each is not best)
+    if judge(best.rungs).passed != judge(other.rungs).passed:
+        return best, f"the other fails its gate: {judge(other.rungs).reasons[0]}"
     if best.metric == other.metric:
         return best, f"target loss {best.loss:.4f} against {other.loss:.4f}, task metric the same"
     return best, (
         f"task metric {best.metric:.4f} against {other.metric:.4f},"
         f" target loss {best.loss:.4f} against {other.loss:.4f}"
     )
+
+
+def _order(candidate: Candidate) -> tuple[bool, float, float]:
+    loss = candidate.loss if isfinite(candidate.loss) else float("inf")
+    return not judge(candidate.rungs).passed, -candidate.metric, loss
 
 
 def _placed(kept: Candidate, candidates: Sequence[Candidate], target: Path) -> Candidate:

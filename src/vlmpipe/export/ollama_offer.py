@@ -19,20 +19,25 @@ from vlmpipe.export.ollama_rung import ollama_rung, token_finder
 from vlmpipe.export.parity.gguf_rungs import opener
 from vlmpipe.export.parity.speed import ANSWER_TOKENS
 from vlmpipe.models.loading import load_tokenizer
+from vlmpipe.pipeline import Verdict
 
 RUNG_PROBES = 8
 """Probes asked of the server: it answers one at a time."""
 
 
 def offer_to_ollama(
-    work: Conversion, made: GgufSet, quant: str
+    work: Conversion, made: GgufSet, quant: str, verdict: Verdict
 ) -> tuple[OllamaResult, dict[str, Any] | None]:
     """Register the file where a server answers, and hold its answers against the file's own.
 
-    The stage stands either way: nothing that a server does raises. The second value is the rung,
-    None where nothing was registered.
+    A model that failed the ladder is not offered: it would take the place of one that did not. The
+    stage stands either way: nothing that a server does raises. The second value is the rung, None
+    where nothing was registered.
     """
     rules = work.config.convert
+    if not verdict.passed:
+        why = f"not offered to Ollama: {verdict.reasons[0]}"
+        return OllamaResult("withheld", why), None
     offer = Offer(
         url=rules.ollama_url,
         name=ollama_name(rules, work.config.run.name),

@@ -16,7 +16,7 @@ from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.engines.likely import Choice, LikelyToken
 from vlmpipe.engines.ollama import OllamaEngine, TokenChance
 from vlmpipe.engines.ollama_messages import InexpressibleError
-from vlmpipe.errors import ToolError
+from vlmpipe.errors import VlmpipeError
 from vlmpipe.export.parity.rung import measured
 from vlmpipe.export.parity.top_divergence import top_divergence
 
@@ -73,7 +73,8 @@ def ollama_rung(
     Returns the record that `parity.json` has of a rung. `kld_mean` is over the likeliest tokens and
     the rest taken as one, a lower bound of the divergence over the vocabulary; it is None without a
     `follower` or on a server before 0.12.11. Samples that the chat API cannot express are left out
-    and named. A server that fails on the way fails the rung, in its own words.
+    and named. Whatever fails on the way, the server or the following of its answer, fails the rung
+    and nothing else, in its own words.
     """
     found = _Findings()
     for sample, reference in zip(samples, references, strict=True):
@@ -81,7 +82,7 @@ def ollama_rung(
             _ask(engine, sample, reference, max_new_tokens, follower, found)
         except InexpressibleError as exc:
             found.skipped.append(f"{sample.id}: {exc.message}")
-        except ToolError as exc:
+        except VlmpipeError as exc:
             found.fault = f"{sample.id}: {exc.message}"
             break
     return _record(found, against, min_exact)
@@ -160,7 +161,7 @@ def _record(found: _Findings, against: str, min_exact: float) -> dict[str, Any]:
 
 def _why(found: _Findings, asked: int, min_exact: float) -> str:
     if found.fault:
-        return f"the server failed after {asked} answers, at {found.fault}"
+        return f"it ended after {asked} answers, at {found.fault}"
     if not asked:
         return "no sample of the probe set can be expressed in Ollama's chat API"
     return f"{found.same} of {asked} answers are the file's own, wanted {min_exact:.0%}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from vlmpipe.encoding.conversation import Sample
 from vlmpipe.export.gguf_files import GgufFile
 from vlmpipe.export.parity.choice import Candidate
 from vlmpipe.export.parity.gguf_rungs import GgufRung
+from vlmpipe.export.parity.records import rounded
 from vlmpipe.export.parity.speed import memory_mib
 
 
@@ -63,9 +65,9 @@ def bench_row(
         kld_mean=rung.above.kld_mean,
         kld_adapter=rung.adapter.kld_mean,
         metric=rung.rung.answers.metric if rung.rung.answers else 0.0,
-        loss=round(rung.rung.distributions.loss, 6),
-        prompt_tokens_per_second=round(rung.prompt_tokens_per_second, 2),
-        answer_tokens_per_second=round(rung.answer_tokens_per_second, 2),
+        loss=rung.rung.distributions.loss,
+        prompt_tokens_per_second=rung.prompt_tokens_per_second,
+        answer_tokens_per_second=rung.answer_tokens_per_second,
         memory_mib=memory_mib(file.path, mmproj, contract, sample, scratch),
         excluded=rung.above.why,
     )
@@ -84,7 +86,7 @@ def table_of(
         "metric": primary,
         "merged_metric": merged_metric,
         "mmproj": {"file": mmproj.name, "size_bytes": mmproj.stat().st_size} if mmproj else None,
-        "rows": [asdict(row) for row in rows],
+        "rows": [{key: rounded(each) for key, each in asdict(row).items()} for row in rows],
     }
 
 
@@ -99,7 +101,8 @@ def metrics_of(rows: Sequence[QuantRow]) -> dict[str, float]:
         "loss",
     )
     pairs = {f"{row.quant}/{name}": getattr(row, name) for row in rows for name in names}
-    return {key: float(value) for key, value in pairs.items() if value is not None}
+    known = {key: float(value) for key, value in pairs.items() if value is not None}
+    return {key: value for key, value in known.items() if isfinite(value)}
 
 
 def lines_of(rows: Sequence[QuantRow], primary: str) -> list[str]:

@@ -27,7 +27,7 @@ def served_files(converted: Path, quant: str | None) -> ServedFiles:
     """The files of the type asked for, or of the one that convert recommends.
 
     Raises:
-        ConfigError: when that type was not converted.
+        ConfigError: when that type was not converted, or was excluded.
         ArtifactError: when artifacts.json or a file that it names is missing.
     """
     artifacts = _read(converted / ARTIFACTS)
@@ -39,12 +39,19 @@ def served_files(converted: Path, quant: str | None) -> ServedFiles:
             f"choose one of them: deploy.quant={'|'.join(artifacts['quants'])}",
             f"or convert it too: add {chosen!r} to convert.quants",
         )
+    excluded = artifacts.get("excluded", {}).get(chosen)
+    if quant and excluded:
+        raise ConfigError(
+            f"deploy.quant={chosen}: convert excluded this file: {excluded}",
+            f"serve the one that convert recommends: deploy.quant={artifacts['recommended']}",
+            f"or allow it more: parity.max_kld.{chosen}=X, and convert again",
+        )
     mmproj = artifacts.get("mmproj")
     return ServedFiles(
         quant=chosen,
         gguf=_existing(converted, name),
         mmproj=_existing(converted, mmproj) if mmproj else None,
-        excluded=artifacts.get("excluded", {}).get(chosen),
+        excluded=excluded,
     )
 
 

@@ -72,7 +72,7 @@ def describe(
     write_json(folder / "merge_info.json", info)
     contract.write(folder)
     probes.write(folder, contract.grid)
-    Ladder(probes.record(contract.grid), choice.rungs.records).write(folder)
+    Ladder(probes.record(contract.grid), choice.rungs.records, trained.compute).write(folder)
     answers = {ADAPTER: upper.adapter.answers, MERGED: choice.rungs.merged.answers}
     write_answers(folder, {name: each for name, each in answers.items() if each is not None})
     card = render_card(

@@ -27,7 +27,7 @@ from vlmpipe.export.quant_bench import (
     table_of,
 )
 from vlmpipe.export.vllm_rung import VllmRung, convert_for_vllm
-from vlmpipe.pipeline import Outcome, Stage, StageContext
+from vlmpipe.pipeline import Outcome, Stage, StageContext, Verdict
 from vlmpipe.pipeline.files import write_json
 
 
@@ -39,6 +39,7 @@ class Found:
     rows: Sequence[QuantRow]
     best: Recommendation
     vllm: VllmRung | None
+    verdict: Verdict
     ollama: OllamaResult
     ollama_rung: dict[str, Any] | None
 
@@ -67,8 +68,17 @@ def hold_against_the_trained(work: Conversion, made: GgufSet, scratch: Path) -> 
     rows = bench(work, made, climbed, scratch)
     best = recommend(candidates(rows), climbed.merged_metric, work.config.convert.max_metric_loss)
     vllm = convert_for_vllm(work, climbed.merged, scratch)
-    registered, rung = offer_to_ollama(work, made, best.quant)
-    return Found(climbed, rows, best, vllm, registered, rung)
+    verdict = judged(climbed, vllm)
+    registered, rung = offer_to_ollama(work, made, best.quant, verdict)
+    return Found(climbed, rows, best, vllm, verdict, registered, rung)
+
+
+def judged(climbed: Climbed, vllm: VllmRung | None) -> Verdict:
+    """The files' verdict, and that of the folder for vLLM where one was asked for."""
+    files = judge(climbed.files, climbed.diagnosis)
+    failed = [each for each in (vllm.records if vllm else ()) if not each.passed]
+    reasons = [f"{each.rung}: {each.why}" for each in failed]
+    return Verdict(files.passed and not reasons, (*files.reasons, *reasons))
 
 
 def bench(work: Conversion, made: GgufSet, climbed: Climbed, scratch: Path) -> list[QuantRow]:
@@ -87,6 +97,7 @@ def describe(work: Conversion, made: GgufSet, found: Found) -> None:
     Ladder(
         probe=work.probes.record(work.contract.grid),
         rungs=[*rungs, *(found.vllm.records if found.vllm else [])],
+        compute=work.merged.trained.compute,
         recommended=found.best.quant,
         why=found.best.why,
         diagnosis=climbed.diagnosis,
@@ -107,7 +118,7 @@ def conclude(work: Conversion, found: Found) -> Outcome:
         lines += [f"at fault: the {fault['at_fault']}"]
     return Outcome(
         metrics={**metrics_of(found.rows), **records.metrics_of(rungs)},
-        verdict=judge(climbed.files, fault),
+        verdict=found.verdict,
         summary=(
             *lines,
             *lines_of(found.rows, work.primary),

@@ -25,6 +25,7 @@ def parity_of(stages: Mapping[str, PublishedStage]) -> dict[str, Any] | None:
     return {
         "rungs": [*_rows(whole), *_rows(served)],
         "probe": whole.get("probe") or served.get("probe") or {},
+        "compute": whole.get("compute"),
         "served_probes": (served.get("probe") or {}).get("asked"),
         "diagnosis": whole.get("diagnosis"),
         "why": whole.get("why"),

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlmpipe.encoding.conversation import Sample
 from vlmpipe.export.parity.control import Blame, blame
 from vlmpipe.export.parity.diagnosis import diagnose
 from vlmpipe.export.parity.gguf_rungs import Above, GgufRung, LowerLadder, Opener
 from vlmpipe.export.parity.ladder import read_answers
 from vlmpipe.export.parity.probes import ProbeSet
 from vlmpipe.export.parity.records import RungRecord
-from vlmpipe.export.parity.references import ADAPTER, MERGED, Trained, as_trained, merged_engine
+from vlmpipe.export.parity.references import ADAPTER, MERGED, Trained, as_trained, whole_model
 from vlmpipe.export.parity.rung import Rung, ask_rung, measured
 from vlmpipe.pipeline.events import Reporter
 
@@ -84,7 +85,8 @@ def climb_files(
     diagnosis = None
     if not files[0].passed:
         reporter.note(f"{quants[0]} differs from the merged model: looking for the part at fault")
-        diagnosis = _fault(merged, quants[0], open_engine, make_control, probes, scratch)
+        worst = probes.samples[files[0].above.worst_probe or 0]
+        diagnosis = _fault(merged, quants[0], worst, open_engine, make_control, probes, scratch)
     return Climbed(files, runtime, above.merged, diagnosis)
 
 
@@ -105,7 +107,7 @@ def _references(merged: MergedModel, probes: ProbeSet, scratch: Path, progress: 
     trained, texts = merged.trained, read_answers(merged.folder)
     samples, limit = probes.samples, trained.config.parity.max_new_tokens
     rungs = {}
-    model = merged_engine(trained.config, merged.folder / "model", trained.contract)
+    model = whole_model(trained, merged.folder / "model")
     for name, opened in ((ADAPTER, as_trained(trained)), (MERGED, model)):
         progress.label = name
         with opened as engine:
@@ -124,17 +126,19 @@ def _references(merged: MergedModel, probes: ProbeSet, scratch: Path, progress: 
 def _fault(
     merged: MergedModel,
     quant: str,
+    worst: Sample,
     open_engine: Opener,
     make_control: MakeControl,
     probes: ProbeSet,
     scratch: Path,
 ) -> dict[str, Any]:
+    """What departs on the probe that lies furthest off, and whose fault it is."""
     trained = merged.trained
     limit = trained.config.parity.limit(quant)
     other = open_engine(quant, "contract")
     try:
-        with merged_engine(trained.config, merged.folder / "model", trained.contract) as engine:
-            found = diagnose(engine, other, probes.samples[0], limit=limit)
+        with whole_model(trained, merged.folder / "model") as engine:
+            found = diagnose(engine, other, worst, limit=limit)
     finally:
         other.close()
     control: Blame = blame(trained, make_control, probes, scratch / "control", limit=limit)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from vlmpipe.export.parity.gguf_rungs import Opener
 from vlmpipe.export.parity.probes import ProbeSet
 from vlmpipe.export.parity.records import RungRecord, compare
-from vlmpipe.export.parity.references import Trained, merged_engine
+from vlmpipe.export.parity.references import Trained, whole_model
 from vlmpipe.export.parity.rung import ask_rung
 
 CONTROL = "base"
@@ -43,7 +43,7 @@ def blame(
     """
     scratch.mkdir(parents=True)
     samples = probes.samples
-    with merged_engine(trained.config, trained.base.folder, trained.contract) as engine:
+    with whole_model(trained, trained.base.folder) as engine:
         above = ask_rung(
             engine, samples, scratch, name=f"{CONTROL} (hf)", max_new_tokens=1, answered=False
         )

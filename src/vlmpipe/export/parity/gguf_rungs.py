@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from vlmpipe.config.parity import BASE_TYPES, ParityConfig
 from vlmpipe.encoding.contract import PreprocessContract
-from vlmpipe.engines.llama_cpp import LlamaCppEngine
+from vlmpipe.engines.llama_cpp import ANSWER_ROOM, LlamaCppEngine
+from vlmpipe.errors import StageError
 from vlmpipe.export.parity.probes import ProbeSet
-from vlmpipe.export.parity.records import RungRecord, compare
+from vlmpipe.export.parity.records import RungRecord, compare, not_asked
 from vlmpipe.export.parity.rung import Rung, Step, ask_rung
 from vlmpipe.export.parity.speed import measure_speed
 from vlmpipe.pipeline import Verdict
@@ -79,15 +81,11 @@ class LowerLadder:
 
     def climb(self, quant: str) -> GgufRung:
         """Ask one file, and hold it against the merged model, or the 16-bit file asked before."""
-        engine = self._open(quant, "contract")
-        try:
+        with closing(self._open(quant, "contract")) as engine:
             rung = self._ask(engine, quant)
             prompt_speed, answer_speed = measure_speed(engine, self._probes.samples[0])
-        finally:
-            engine.close()
         reference = self._above.merged if self._base is None else self._base
-        self._base = self._base or rung
-        return GgufRung(
+        found = GgufRung(
             quant=quant,
             rung=rung,
             above=compare(reference, rung, self._rules.limit(quant)),
@@ -95,15 +93,24 @@ class LowerLadder:
             prompt_tokens_per_second=prompt_speed,
             answer_tokens_per_second=answer_speed,
         )
+        if self._base is None:
+            self._base = rung
+        else:
+            rung.distributions.drop()
+        return found
 
     def climb_runtime_resize(self, quant: str) -> RungRecord:
         """The same file given images as they are: what a client of the bare runtime would get."""
-        engine = self._open(quant, "runtime")
-        try:
-            rung = self._ask(engine, f"{quant}, {RUNTIME_RESIZE}")
-        finally:
-            engine.close()
-        return compare(self._above.merged, rung, None)
+        name = f"{quant}, {RUNTIME_RESIZE}"
+        with closing(self._open(quant, "runtime")) as engine:
+            try:
+                rung = self._ask(engine, name)
+            except StageError as exc:
+                # Only reported: a page that the runtime makes too large must not end the stage.
+                return not_asked(name, self._above.merged, exc.message)
+        record = compare(self._above.merged, rung, None)
+        rung.distributions.drop()
+        return record
 
     def _ask(self, engine: LlamaCppEngine, name: str) -> Rung:
         return ask_rung(
@@ -117,8 +124,14 @@ class LowerLadder:
 
 
 def opener(files: Mapping[str, Path], mmproj: Path | None, contract: PreprocessContract) -> Opener:
-    """Engines of converted files, on the GPU where llama.cpp was built for one."""
+    """Engines of converted files, on the GPU where llama.cpp was built for one.
+
+    The runtime knows nothing of the contract's box: under its own resize a page may take as many
+    tokens as the contract's pixels allow, and the context has room for one such.
+    """
     layers = -1 if built_with_cuda() else 0
+    contexts: dict[Resize, int] = {"contract": contract.context_length + ANSWER_ROOM}
+    contexts["runtime"] = contexts["contract"] + contract.max_image_tokens
 
     def open_engine(quant: str, resize: Resize) -> LlamaCppEngine:
         return LlamaCppEngine(
@@ -126,6 +139,7 @@ def opener(files: Mapping[str, Path], mmproj: Path | None, contract: PreprocessC
             mmproj,
             contract,
             name=f"llama_cpp:{quant}",
+            n_ctx=contexts[resize],
             n_gpu_layers=layers,
             resize=resize,
         )

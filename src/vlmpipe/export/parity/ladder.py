@@ -23,6 +23,9 @@ class Ladder:
 
     probe: dict[str, Any]
     rungs: Sequence[RungRecord]
+    compute: str
+    """Precision of all multiplications in this process."""
+
     recommended: str | None = None
     why: str | None = None
     """What speaks for the recommended file."""
@@ -37,6 +40,7 @@ class Ladder:
         """Write `parity.json`."""
         record = {
             "probe": self.probe,
+            "compute": self.compute,
             "rungs": [*(rung.as_record() for rung in self.rungs), *self.asked_elsewhere],
             "recommended": self.recommended,
             "why": self.why,

@@ -21,8 +21,8 @@ from vlmpipe.export.parity.references import (
     SAME_BASE,
     Trained,
     as_trained,
-    merged_engine,
     on_16_bit,
+    whole_model,
 )
 from vlmpipe.export.parity.rung import Rung, Step, ask_rung
 from vlmpipe.pipeline import Verdict
@@ -69,7 +69,7 @@ class UpperLadder:
         """Ask a merged folder whose adapter was folded into `base`, held in `dtype`."""
         trained = self._trained
         merged = self._ask(
-            lambda: merged_engine(trained.config, folder, trained.contract),
+            lambda: whole_model(trained, folder),
             f"{MERGED}-{base}",
         )
         same = self._reference(base, dtype)

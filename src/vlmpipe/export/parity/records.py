@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 from vlmpipe.export.parity.divergence import IncomparableError, divergence, exact_match
@@ -27,8 +28,8 @@ class RungRecord:
     metric: float | None
     """Mean primary task metric of the rung's own answers."""
 
-    loss: float
-    """Mean target loss of the rung, nats a token."""
+    loss: float | None
+    """Mean target loss of the rung, nats a token; None where it was not asked."""
 
     limit: float | None
     """Largest mean KL divergence allowed; None where it is only reported."""
@@ -37,10 +38,13 @@ class RungRecord:
     why: str | None = None
     """What was found, where it did not pass."""
 
+    worst_probe: int | None = None
+    """Index of the probe that lies furthest off."""
+
     def as_record(self) -> dict[str, Any]:
         """Plain JSON values, numbers rounded to what they can bear."""
         values = asdict(self)
-        return {key: _rounded(value) for key, value in values.items()}
+        return {key: rounded(value) for key, value in values.items()}
 
     @property
     def line(self) -> str:
@@ -85,7 +89,16 @@ def compare(
         top1_agreement=found.top1_agreement,
         passed=passed,
         why=why,
+        worst_probe=found.worst,
     )
+
+
+def not_asked(name: str, reference: Rung, why: str) -> RungRecord:
+    """A rung that could not be asked, and is only reported."""
+    nothing = dict.fromkeys(
+        ("kld_mean", "kld_p99", "top1_agreement", "exact_match", "metric", "loss", "limit")
+    )
+    return RungRecord(rung=name, against=reference.name, **nothing, passed=False, why=why)
 
 
 def metrics_of(records: Sequence[RungRecord]) -> dict[str, float]:
@@ -96,7 +109,7 @@ def metrics_of(records: Sequence[RungRecord]) -> dict[str, float]:
         for record in records
         for name in names
     }
-    return {key: value for key, value in found.items() if value is not None and value == value}
+    return {key: value for key, value in found.items() if value is not None and isfinite(value)}
 
 
 def from_rows(rows: Sequence[Mapping[str, Any]]) -> list[RungRecord]:
@@ -104,8 +117,8 @@ def from_rows(rows: Sequence[Mapping[str, Any]]) -> list[RungRecord]:
     return [RungRecord(**row) for row in rows]
 
 
-def _rounded(value: Any) -> Any:
-    """Six significant digits; a NaN, which JSON cannot hold, as None."""
+def rounded(value: Any) -> Any:
+    """Six significant digits; what is not finite, which JSON cannot hold, as None."""
     if not isinstance(value, float):
         return value
-    return float(f"{value:.6g}") if value == value else None
+    return float(f"{value:.6g}") if isfinite(value) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,10 @@ class Distributions:
     """Mean target loss over all tokens, nats a token."""
 
     count: int
+
+    def drop(self) -> None:
+        """Give the disk back; nothing can be compared with these any more."""
+        shutil.rmtree(self.folder)
 
     def sample(self, index: int) -> Forced:
         """One sample's, read from disk as it is used."""

@@ -40,7 +40,12 @@ from vlmpipe.export.parity.records import RungRecord, compare
 from vlmpipe.export.parity.rung import Answers, Distributions, Rung, force, measured
 from vlmpipe.export.quant_bench import QuantRow, metrics_of, table_of
 from vlmpipe.export.quants import quant_types
+from vlmpipe.pipeline import Stage
 from vlmpipe.pipeline.events import SilentReporter
+from vlmpipe.pipeline.fingerprint import settings_read
+from vlmpipe.stages.s4_merge import MERGE
+from vlmpipe.stages.s5_convert import CONVERT
+from vlmpipe.stages.s6_deploy import DEPLOY
 
 GRID = ImageGrid(patch_size=14, merge_size=2, min_pixels=8 * 28**2, max_pixels=448**2)
 
@@ -410,3 +415,15 @@ def test_every_type_that_the_quantiser_writes_may_have_a_limit() -> None:
 def test_a_limit_below_zero_is_refused() -> None:
     with pytest.raises(ConfigError, match="f16: -1"):
         parse_config({"parity": {"max_kld": {"f16": -1}}})
+
+
+def test_another_stages_limit_makes_no_stage_run_again() -> None:
+    def read(stage: Stage, **limits: float) -> dict[str, Any]:
+        return settings_read(stage, parse_config({"parity": {"max_kld": limits}}))
+
+    assert read(MERGE, served=1.0, q4_k_m=1.0) == read(MERGE)
+    assert read(CONVERT, served=1.0, merged=1.0, drift=1.0) == read(CONVERT)
+    assert read(DEPLOY, merged=1.0, q4_k_m=1.0) == read(DEPLOY)
+    changed = ((MERGE, "drift"), (MERGE, "merged"), (CONVERT, "f16"), (DEPLOY, "served"))
+    for stage, name in changed:
+        assert read(stage, **{name: 1.0}) != read(stage)

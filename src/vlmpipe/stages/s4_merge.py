@@ -118,7 +118,16 @@ MERGE = Stage(
     number=4,
     version=2,
     run=run,
-    reads=("merge", "parity", "model.dtype", "model.attn_implementation", "run.name"),
+    reads=(
+        "merge",
+        "parity.probes",
+        "parity.max_new_tokens",
+        "parity.max_kld.merged",
+        "parity.max_kld.drift",
+        "model.dtype",
+        "model.attn_implementation",
+        "run.name",
+    ),
     consumes={
         "setup": ("model.json", "model/*", "data/*.parquet"),
         "train": ("adapter/*", "model/*", "preprocess_contract.json"),

@@ -145,12 +145,21 @@ CONVERT = Stage(
     run=run,
     reads=(
         "convert",
-        "parity",
+        "parity.max_new_tokens",
+        "parity.max_kld",
         "run.name",
         "model.dtype",
         "model.attn_implementation",
     ),
-    ignores=("convert.ollama_url", "convert.ollama_name", "convert.vllm_python"),
+    ignores=(
+        "convert.ollama_url",
+        "convert.ollama_name",
+        "convert.vllm_python",
+        # Other stages' limits.
+        "parity.max_kld.merged",
+        "parity.max_kld.drift",
+        "parity.max_kld.served",
+    ),
     consumes={
         "setup": ("model.json", "model/*", "data/*.parquet"),
         "train": ("adapter/*", "model/*"),

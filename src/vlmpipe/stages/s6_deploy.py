@@ -278,7 +278,7 @@ DEPLOY = Stage(
     number=6,
     version=2,
     run=run,
-    reads=("deploy", "parity.max_kld"),
+    reads=("deploy", "parity.max_kld.served"),
     # Where `vlmpipe serve` listens, and how long this stage waits, change nothing in the bundle.
     ignores=("deploy.host", "deploy.port", "deploy.startup_timeout_s"),
     consumes={

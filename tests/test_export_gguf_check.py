@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from serving_models import Conversions, Converted, small_contract
@@ -23,7 +24,9 @@ from vlmpipe.export.gguf_metadata import (
     seal,
     verify_seal,
 )
+from vlmpipe.export.gguf_names import merged_shapes
 from vlmpipe.export.quants import NEEDS_IMATRIX, known_quants, mmproj_quant
+from vlmpipe.export.weights import INDEX_NAME
 from vlmpipe.models.families import FAMILIES
 from vlmpipe.pipeline.events import SilentReporter
 from vlmpipe.system.llama_cpp import LlamaCppSources, llama_cpp_sources
@@ -146,6 +149,32 @@ def test_a_tied_head_that_the_checkpoint_stores_all_the_same_is_converted(
     names = GgufNames(tmp_path, "tied")
     made = Converter(sources, model, FAMILIES["qwen3"], names, tmp_path / "log").convert("f16")
     assert "output.weight" in made.header.shapes
+
+
+def in_two_files(folder: Path) -> Path:
+    """Two shards with their index, and a file that it does not name."""
+    places = {"a.weight": "1.safetensors", "b.weight": "2.safetensors"}
+    for key, name in places.items():
+        save_file({key: torch.zeros(2, 3)}, folder / name)
+    save_file({"stray.weight": torch.zeros(1)}, folder / "consolidated.safetensors")
+    (folder / INDEX_NAME).write_text(json.dumps({"weight_map": places}))
+    return folder
+
+
+def test_only_the_files_that_the_index_names_are_the_model(tmp_path: Path) -> None:
+    assert merged_shapes(in_two_files(tmp_path)) == {"a.weight": (2, 3), "b.weight": (2, 3)}
+
+
+@pytest.mark.parametrize("fault", ["damaged", "missing"])
+def test_a_spoilt_shard_of_the_merged_model_is_told_to_be_merged_again(
+    fault: str, tmp_path: Path
+) -> None:
+    shard = in_two_files(tmp_path) / "2.safetensors"
+    shard.write_bytes(b"x" * 20) if fault == "damaged" else shard.unlink()
+    words = {"damaged": r"2\.safetensors cannot be read", "missing": "lacks 1 tensors.*b.weight"}
+    with pytest.raises(ArtifactError, match=words[fault]) as caught:
+        merged_shapes(tmp_path)
+    assert any("--force merge" in remedy for remedy in caught.value.remedies)
 
 
 @pytest.mark.slow

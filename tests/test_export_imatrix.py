@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +15,13 @@ import torch
 from serving_models import Conversions, Converted
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.encoding.encoder import Encoder
+from vlmpipe.engines import hf
 from vlmpipe.engines.base import Forced
+from vlmpipe.engines.contract_check import check_model
 from vlmpipe.engines.hf import HfEngine
 from vlmpipe.engines.llama_cpp import LlamaCppEngine
 from vlmpipe.errors import StageError, ToolError
+from vlmpipe.export import imatrix
 from vlmpipe.export.child_quantise import read_imatrix
 from vlmpipe.export.gguf_files import Converter, GgufFile, GgufNames
 from vlmpipe.export.gguf_header import read_header
@@ -228,6 +233,33 @@ def test_a_type_that_needs_a_matrix_is_written_with_one_and_not_without(
     assert any("requires an imatrix" in line for line in caught.value.problems)
     made = quantised(tiny, sources, text_file, quant, tmp_path, matrix)
     assert made.path.stat().st_size < text_file.path.stat().st_size / 2
+
+
+def test_the_model_is_held_against_the_contract_once_and_given_back(
+    tiny: Converted,
+    samples: list[Sample],
+    sources: LlamaCppSources,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[str] = []
+    models: list[weakref.ref[Any]] = []
+
+    def check(encoder: Encoder, config: Any, where: str) -> None:
+        seen.append(where)
+        check_model(encoder, config, where)
+
+    def load(folder: Path, **options: Any) -> Any:
+        model = load_model(folder, **options)
+        models.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(hf, "check_model", check)
+    monkeypatch.setattr(imatrix, "load_model", load)
+    monkeypatch.setattr(imatrix, "write_squares", lambda *_, **__: models[0]())
+    path = tmp_path / "imatrix.gguf"
+    assert write_imatrix(tiny.model, tiny.contract, samples[:3], path, sources) is None
+    assert seen == ["hf:imatrix"]
 
 
 def test_without_samples_the_way_out_is_named(

@@ -17,8 +17,7 @@ from vlmpipe import __version__
 from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.errors import ArtifactError
 from vlmpipe.export.gguf_header import CONVERT_AGAIN, GgufHeader, read_header
-from vlmpipe.export.safetensors_stream import read_header as read_shard_header
-from vlmpipe.export.weights import weights_digest
+from vlmpipe.export.weights import Checkpoint, weights_digest
 from vlmpipe.pipeline.files import why_unreadable
 from vlmpipe.system.llama_cpp import LlamaCppSources
 
@@ -55,7 +54,7 @@ class Lineage:
 
 def lineage_of_model(run: str, model: Path) -> Lineage:
     """The lineage of a merged model, as its weights' own metadata tell it."""
-    told = read_shard_header(min(model.glob("*.safetensors"))).metadata
+    told = Checkpoint(model).shards[0].metadata
     names = (told.get(f"{PREFIX}base", ""), told.get(f"{PREFIX}base_revision", ""))
     return Lineage(
         run=run,

@@ -5,37 +5,36 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from vlmpipe.errors import ArtifactError, ToolError
+from vlmpipe.errors import ArtifactError, StageError, ToolError
 from vlmpipe.export.gguf_header import ARCHITECTURES
+from vlmpipe.export.weights import Checkpoint
 from vlmpipe.models.families import Family, read_model_config
 from vlmpipe.system.llama_cpp import LlamaCppSources
 from vlmpipe.system.process import answer_of
 
 NAMES_TIMEOUT_S = 120.0
+MERGE_AGAIN = "merge again: `vlmpipe run-all --force merge` with the same options"
 TOWER_MARK = "visual."
 SPLITS_QKV = ("qwen2_vl", "qwen2_5_vl")
 """Families whose towers llama.cpp holds with q, k and v apart."""
 
 
 def merged_shapes(model: Path) -> dict[str, tuple[int, ...]]:
-    """Key to PyTorch shape of every tensor of a folder, from the shards' headers alone.
+    """Key to PyTorch shape of every tensor of a merged model, from the shards' headers alone.
 
     Raises:
-        ArtifactError: when a shard is damaged.
+        ArtifactError: when a shard is damaged or missing.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for shard in sorted(model.glob("*.safetensors")):
-        shapes |= {
-            key: tuple(entry["shape"])
-            for key, entry in _shard_header(shard).items()
-            if key != "__metadata__"
-        }
-    return shapes
+    try:
+        spans = Checkpoint(model).spans
+    except StageError as exc:
+        raise ArtifactError(exc.message, MERGE_AGAIN, problems=exc.problems) from exc
+    return {key: span.shape for key, span in spans.items()}
 
 
 def text_config(model: Path) -> dict[str, Any]:
@@ -110,17 +109,3 @@ def _parts(key: str, shape: tuple[int, ...], family: Family) -> int:
     if key.endswith("patch_embed.proj.weight"):
         return shape[2]
     return 3 if ".qkv." in key and family.name in SPLITS_QKV else 1
-
-
-def _shard_header(path: Path) -> Mapping[str, Any]:
-    """The JSON at the beginning of a safetensors file, after its length in eight bytes."""
-    try:
-        with path.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(length))
-    except (OSError, ValueError, MemoryError, OverflowError) as exc:
-        raise ArtifactError(
-            f"{path} cannot be read as safetensors: {exc}",
-            "merge again: `vlmpipe run-all --force merge` with the same options",
-        ) from exc
-    return dict(header)

@@ -23,9 +23,9 @@ from vlmpipe.encoding.encoder import Encoder
 from vlmpipe.engines.hf import HfEngine
 from vlmpipe.errors import StageError
 from vlmpipe.export.children import run_child
-from vlmpipe.export.gguf_names import gguf_names, text_config
-from vlmpipe.models.families import Family, family_of
-from vlmpipe.models.loading import load_model, load_tokenizer
+from vlmpipe.export.gguf_names import gguf_names
+from vlmpipe.models.families import Family, family_of, stated_dtype
+from vlmpipe.models.loading import load_model, load_tokenizer, release_memory
 from vlmpipe.pipeline.events import Reporter, SilentReporter
 from vlmpipe.system.llama_cpp import LlamaCppSources
 
@@ -62,6 +62,7 @@ def write_imatrix(
     beside `path` otherwise.
 
     Raises:
+        ArtifactError: when tokenizer and image processor are not those of the contract.
         StageError: when there are no samples, or an activation is not finite.
         ToolError: when the file cannot be written by llama.cpp's gguf package.
     """
@@ -70,30 +71,32 @@ def write_imatrix(
             "there is no sample to measure an importance matrix on",
             "quantise without one: convert.imatrix=false",
         )
-    family, watcher = family_of(model), reporter or SilentReporter()
-    loaded = load_model(model, dtype=_dtype_of(model))
-    encoder = Encoder(load_tokenizer(model), contract)
-    images = 0
-    with input_squares(loaded, family) as squares:
-        for done, sample in enumerate(samples):
-            watcher.progress("importance matrix", done, len(samples))
-            images += len(sample.images)
-            read(loaded, encoder, sample)
-    watcher.progress_done()
+    squares = measure(model, contract, samples, reporter or SilentReporter())
+    release_memory()  # the quantiser and the ladder follow in this process
+    images = sum(len(sample.images) for sample in samples)
     dataset = f"{len(samples)} samples of the task with {images} images"
+    family, chunks = family_of(model), len(samples)
     return write_squares(
-        squares, model, family, path, sources, dataset=dataset, chunks=len(samples), log=log
+        squares, model, family, path, sources, dataset=dataset, chunks=chunks, log=log
     )
 
 
-def read(model: Any, encoder: Encoder, sample: Sample) -> None:
-    """One forward pass over a whole conversation, images prepared by the contract."""
+def measure(
+    model: Path, contract: PreprocessContract, samples: Sequence[Sample], reporter: Reporter
+) -> dict[str, InputSquares]:
+    """One forward pass over each whole conversation, images prepared by the contract."""
     import torch
 
-    encoded = encoder.encode_sample(sample.messages, scope="assistant")
-    inputs = HfEngine(model, encoder, "hf:imatrix").model_inputs(encoded)
-    with torch.inference_mode():
-        model(**inputs, use_cache=False, logits_to_keep=1)
+    loaded = load_model(model, dtype=stated_dtype(model))
+    encoder = Encoder(load_tokenizer(model), contract)
+    engine = HfEngine(loaded, encoder, "hf:imatrix")
+    with input_squares(loaded, family_of(model)) as squares, torch.inference_mode():
+        for done, sample in enumerate(samples):
+            reporter.progress("importance matrix", done, len(samples))
+            encoded = encoder.encode_sample(sample.messages, scope="assistant")
+            loaded(**engine.model_inputs(encoded), use_cache=False, logits_to_keep=1)
+    reporter.progress_done()
+    return squares
 
 
 def spread(samples: Sequence[Sample], count: int = SAMPLES) -> list[Sample]:
@@ -175,11 +178,6 @@ def write_squares(
     finally:
         sums.unlink(missing_ok=True)
     return path
-
-
-def _dtype_of(model: Path) -> str:
-    config = text_config(model)
-    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
 
 def _adder(squares: InputSquares) -> Any:

@@ -17,7 +17,6 @@ import pytest
 from documented_client import load_client
 from serving_models import Conversions, Converted
 from test_engine_llama_cpp import noise
-from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.encoding.conversation import Message
 from vlmpipe.encoding.runtime_flags import runtime_flags
 from vlmpipe.engines.llama_cpp import LlamaCppEngine
@@ -57,7 +56,7 @@ def test_a_bare_server_answers_prepared_images_as_the_engine_does(
 @contextmanager
 def server(tools: LlamaTools, converted: Converted, folder: Path) -> Iterator[str]:
     """llama-server with the contract's flags, on a free port."""
-    words = [*flags(converted.contract, folder), "-n", str(TOKENS), "-t", "1"]
+    words = [*runtime_flags(converted.contract), "-n", str(TOKENS), "-t", "1"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -71,12 +70,6 @@ def server(tools: LlamaTools, converted: Converted, folder: Path) -> Iterator[st
     finally:
         process.terminate()
         process.wait()
-
-
-def flags(contract: PreprocessContract, folder: Path) -> list[str]:
-    template = folder / "chat_template.jinja"
-    template.write_text(contract.chat_template, encoding="utf-8")
-    return runtime_flags(contract, str(template))
 
 
 def wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -18,6 +18,7 @@ from vlmpipe.export.gguf_files import Converter, GgufFile, GgufNames
 from vlmpipe.export.gguf_header import read_header
 from vlmpipe.export.gguf_metadata import (
     Lineage,
+    carried_texts,
     contract_of,
     lineage_of,
     refuse_strange_mmproj,
@@ -221,31 +222,32 @@ def test_every_file_carries_lineage_and_contract_quantised_or_not(
     carrying: tuple[GgufFile, ...], sources: LlamaCppSources
 ) -> None:
     for file in carrying:
-        assert lineage_of(file.path, sources) == LINEAGE
-        assert contract_of(file.path, sources) == small_contract(FAMILY)
+        assert lineage_of(file.path) == LINEAGE
+        assert contract_of(file.path) == small_contract(FAMILY)
+        fields = read_header(file.path, sources).fields
+        texts = {key: value for key, value in fields.items() if isinstance(value, str)}
+        assert carried_texts(file.path, [*texts, "vlmpipe.nothing"]) == texts
         assert verify_seal(file.path)
 
 
 @pytest.mark.slow
-def test_a_file_without_lineage_says_so(converted: Converted, sources: LlamaCppSources) -> None:
-    assert lineage_of(converted.gguf, sources) is None
-    assert contract_of(converted.gguf, sources) is None
+def test_a_file_without_lineage_says_so(converted: Converted) -> None:
+    assert lineage_of(converted.gguf) is None
+    assert contract_of(converted.gguf) is None
 
 
 @pytest.mark.slow
 def test_an_mmproj_of_the_same_shape_from_another_merge_is_refused_by_its_lineage(
     carrying: tuple[GgufFile, ...],
-    converted: Converted,
-    sources: LlamaCppSources,
     tmp_path: Path,
 ) -> None:
     text, _, mmproj = carrying
-    refuse_strange_mmproj(text.path, mmproj.path, sources)
+    refuse_strange_mmproj(text.path, mmproj.path)
     content = mmproj.path.read_bytes()
     other = tmp_path / "other.gguf"
     other.write_bytes(content.replace(b"ab" * 32, b"cd" * 32))
     with pytest.raises(ArtifactError, match=r"merged_sha256 is cdcdcdcdcdcd….* against abababab"):
-        refuse_strange_mmproj(text.path, other, sources)
+        refuse_strange_mmproj(text.path, other)
 
 
 @pytest.mark.slow

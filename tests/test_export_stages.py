@@ -25,7 +25,6 @@ from vlmpipe.pipeline.events import SilentReporter
 from vlmpipe.pipeline.manifest import Manifest
 from vlmpipe.stages.s4_merge import MERGE
 from vlmpipe.stages.s5_convert import CONVERT
-from vlmpipe.system.llama_cpp import llama_cpp_sources
 
 FAMILY = "qwen2_5_vl"
 NO_SERVER = "http://127.0.0.1:9"
@@ -177,17 +176,16 @@ def test_files_tell_which_merge_and_which_base_they_come_from(
     folder, _ = convert(imatrix=True, quants=["q4_k_m"], mmproj_type="q8_0")
     info = json.loads((merge[0] / "merge_info.json").read_text())
     base = read_base(upstream["setup"])
-    sources = llama_cpp_sources(None, SilentReporter())
     names = sorted(path.name for path in (folder / "gguf").iterdir())
     assert names == [f"Demo-finetune-{each}.gguf" for each in ("f16", "mmproj-q8_0", "q4_k_m")]
     for name in names:
         path = folder / "gguf" / name
-        lineage = lineage_of(path, sources)
+        lineage = lineage_of(path)
         assert lineage is not None
         assert lineage.merged_sha256 == info["digests"]["merged"]
         assert lineage.trained_sha256 == info["digests"]["trained"]
         assert (lineage.run, lineage.base) == ("Demo", f"{base.id}@{base.revision}")
-        assert contract_of(path, sources) == read_contract(merge[0])
+        assert contract_of(path) == read_contract(merge[0])
         assert verify_seal(path)
     assert (folder / "imatrix.gguf").is_file()
     assert json.loads((folder / "artifacts.json").read_text())["imatrix"] == "imatrix.gguf"

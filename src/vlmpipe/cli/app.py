@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from vlmpipe import __version__
-from vlmpipe.cli import config, data
+from vlmpipe.cli import config, data, gguf
 from vlmpipe.cli.console import print_error
 from vlmpipe.cli.output import error_as_json, print_json
 from vlmpipe.cli.prepare_image import prepare_image
@@ -34,6 +34,7 @@ for _name in SUMMARIES:
 app.command()(serve)
 app.command()(status)
 app.command("prepare-image")(prepare_image)
+app.add_typer(gguf.app, name="gguf")
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from vlmpipe.encoding.contract import PreprocessContract
 
 
-def runtime_flags(
-    contract: PreprocessContract, template_file: str = "chat_template.jinja"
-) -> list[str]:
-    """Words for llama-server: limits on image tokens, context length, and the chat template.
+def runtime_flags(contract: PreprocessContract, template_file: str | None = None) -> list[str]:
+    """Words for llama-server: limits on image tokens, context length, and the chat template, which
+    is the GGUF file's own where no other is given.
 
     They bring its prompt and its counts in line with training. They do not change how it resizes:
     send images that `vlmpipe prepare-image` prepared.
     """
-    words = ["-c", str(contract.context_length), "--jinja", "--chat-template-file", template_file]
+    words = ["-c", str(contract.context_length), "--jinja"]
+    if template_file is not None:
+        words += ["--chat-template-file", template_file]
     if not contract.has_vision:
         return words
     low, high = contract.min_image_tokens, contract.max_image_tokens

@@ -79,7 +79,7 @@ class Conversion:
         wanted = Wanted(self.types.text, tower, self._imatrix())
         made = make_files(self._converter(self.model, names), wanted, self.context.reporter)
         if made.mmproj:
-            refuse_strange_mmproj(made.paths[made.base_type], made.mmproj, self.sources)
+            refuse_strange_mmproj(made.paths[made.base_type], made.mmproj)
         return made
 
     def control(self, folder: Path) -> Opener:

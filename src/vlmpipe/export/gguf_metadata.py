@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import struct
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,10 +17,9 @@ from pydantic import ValidationError
 from vlmpipe import __version__
 from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.errors import ArtifactError
-from vlmpipe.export.gguf_header import CONVERT_AGAIN, GgufHeader, read_header
+from vlmpipe.export.gguf_header import CONVERT_AGAIN
 from vlmpipe.export.weights import Checkpoint, weights_digest
 from vlmpipe.pipeline.files import why_unreadable
-from vlmpipe.system.llama_cpp import LlamaCppSources
 
 PREFIX = "vlmpipe."
 CONTRACT_KEY = f"{PREFIX}preprocess_contract"
@@ -27,6 +27,9 @@ SEAL_KEY = f"{PREFIX}file_sha256"
 UNSEALED = "0" * 64
 """Stands for the digest while the file is hashed."""
 
+MAGIC = b"GGUF"
+ARCHITECTURE_KEY, TOWER = "general.architecture", "clip"
+LENGTH_BYTES = 8
 STRING_TYPE = 8
 """GGUF's number of the type of a string."""
 
@@ -74,22 +77,26 @@ def carried_keys(lineage: Lineage | None, contract: PreprocessContract | None) -
     return keys
 
 
-def lineage_of(path: Path, sources: LlamaCppSources) -> Lineage | None:
+def lineage_of(path: Path) -> Lineage | None:
     """The lineage that a file carries, None where it carries none.
 
     Raises:
-        ArtifactError: when the file cannot be read.
+        ArtifactError: when the file cannot be read, or is no GGUF file.
     """
-    return _lineage_in(read_header(path, sources))
+    names = Lineage.__dataclass_fields__
+    found = carried_texts(path, [f"{PREFIX}{name}" for name in names])
+    if not any(found.values()):
+        return None
+    return Lineage(**{name: found.get(f"{PREFIX}{name}", "") for name in names})
 
 
-def contract_of(path: Path, sources: LlamaCppSources) -> PreprocessContract | None:
+def contract_of(path: Path) -> PreprocessContract | None:
     """The preprocess contract that a file carries, None where it carries none.
 
     Raises:
         ArtifactError: when the file cannot be read, or its contract is damaged.
     """
-    text = read_header(path, sources).fields.get(CONTRACT_KEY)
+    text = carried_texts(path, [CONTRACT_KEY]).get(CONTRACT_KEY)
     if text is None:
         return None
     try:
@@ -100,13 +107,41 @@ def contract_of(path: Path, sources: LlamaCppSources) -> PreprocessContract | No
         ) from exc
 
 
-def refuse_strange_mmproj(text: Path, mmproj: Path, sources: LlamaCppSources) -> None:
+def is_tower(path: Path) -> bool:
+    """Whether a file is an mmproj.
+
+    Raises:
+        ArtifactError: when the file cannot be read, or is no GGUF file.
+    """
+    return carried_texts(path, [ARCHITECTURE_KEY]).get(ARCHITECTURE_KEY) == TOWER
+
+
+def carried_texts(path: Path, keys: Sequence[str]) -> dict[str, str]:
+    """Those of the keys that a file carries as text, with their values.
+
+    They are looked for in the bytes: who copied a file need not have llama.cpp's sources.
+
+    Raises:
+        ArtifactError: when the file cannot be read, or is no GGUF file.
+    """
+    try:
+        with path.open("rb") as stream:
+            magic = stream.read(len(MAGIC))
+        found = _places(path, keys) if magic == MAGIC else None
+    except OSError as exc:
+        raise ArtifactError(f"{path} cannot be read: {exc.strerror}") from exc
+    if found is None:
+        raise ArtifactError(f"{path} is not a GGUF file", CONVERT_AGAIN)
+    return {key: text for key, (_, text) in found.items()}
+
+
+def refuse_strange_mmproj(text: Path, mmproj: Path) -> None:
     """Refuse an mmproj that carries the lineage of another merged model than the text file.
 
     Raises:
         ArtifactError: naming the key and both values.
     """
-    ours, theirs = lineage_of(text, sources), lineage_of(mmproj, sources)
+    ours, theirs = lineage_of(text), lineage_of(mmproj)
     if ours is None or theirs is None or ours.merged_sha256 == theirs.merged_sha256:
         return
     raise ArtifactError(
@@ -149,21 +184,30 @@ def verify_seal(path: Path) -> bool:
     return True
 
 
-def _lineage_in(header: GgufHeader) -> Lineage | None:
-    names = Lineage.__dataclass_fields__
-    found = {name: header.fields.get(f"{PREFIX}{name}", "") for name in names}
-    return Lineage(**found) if any(found.values()) else None
-
-
 def _seal_place(path: Path) -> int | None:
-    """Where the digest's 64 characters stand: after the key, its type and its length."""
-    key = SEAL_KEY.encode()
-    mark = struct.pack("<Q", len(key)) + key + struct.pack("<IQ", STRING_TYPE, len(UNSEALED))
+    """Where the digest's 64 characters stand."""
+    place, digest = _places(path, [SEAL_KEY]).get(SEAL_KEY, (0, ""))
+    return place if len(digest) == len(UNSEALED) else None
+
+
+def _places(path: Path, keys: Sequence[str]) -> dict[str, tuple[int, str]]:
+    """Where the text of each key begins, and the text; without the keys that are not there."""
     if path.stat().st_size == 0:
-        return None
+        return {}
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        found = view.find(mark, 0, HEADER_LIMIT)
-    return None if found < 0 else found + len(mark)
+        found = {key: _text_in(view, key.encode()) for key in keys}
+    return {key: place for key, place in found.items() if place is not None}
+
+
+def _text_in(view: mmap.mmap, key: bytes) -> tuple[int, str] | None:
+    """A text stands after its key, its type and its length; a key after its own length."""
+    mark = struct.pack("<Q", len(key)) + key + struct.pack("<I", STRING_TYPE)
+    found = view.find(mark, 0, HEADER_LIMIT)
+    begin = found + len(mark) + LENGTH_BYTES
+    if found < 0 or begin > len(view):
+        return None
+    end = begin + int.from_bytes(view[begin - LENGTH_BYTES : begin], "little")
+    return (begin, view[begin:end].decode(errors="replace")) if end <= len(view) else None
 
 
 def _overwrite(path: Path, place: int, text: str) -> None:

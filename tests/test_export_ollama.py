@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from ollama_gguf import header_only
 from ollama_server import Answered, Asked, Model, OllamaServer, Reply, running
 from vlmpipe.encoding.conversation import Message
 from vlmpipe.engines import ollama_api
-from vlmpipe.export.modelfile import ollama_settings
-from vlmpipe.export.ollama import OllamaResult, Question, likeness, register
+from vlmpipe.export.modelfile import OllamaSettings, ollama_settings
+from vlmpipe.export.ollama import Offer, OllamaResult, Question, likeness, offer_model
 from vlmpipe.export.ollama_route import plan_routes
 
 NAME = "demo-finetune"
@@ -30,16 +31,20 @@ def files(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def offer(url: str, files: list[Path], **options: Any) -> OllamaResult:
-    return register(
-        url,
-        NAME,
-        files,
-        options.pop("settings", ollama_settings(CONTRACT)),
-        CONTRACT,
-        models.sample_of("qwen2_5_vl").prompt,
-        Path("out/5_convert/latest/Modelfile"),
-        **options,
+def offer(
+    url: str,
+    files: list[Path],
+    *,
+    settings: OllamaSettings | None = None,
+    expected: str | None = None,
+    others: Sequence[Question] = (),
+    merged: Path | None = None,
+) -> OllamaResult:
+    modelfile = Path("out/5_convert/latest/Modelfile")
+    settings = settings or ollama_settings(CONTRACT)
+    question = Question(models.sample_of("qwen2_5_vl").prompt, expected)
+    return offer_model(
+        Offer(url, NAME, files, settings, CONTRACT, modelfile, merged), [question, *others]
     )
 
 

@@ -87,30 +87,12 @@ class Offer:
     """The merged 16-bit folder, for servers that make their own file of it."""
 
 
-def register(
-    url: str,
-    name: str,
-    files: Sequence[Path],
-    settings: OllamaSettings,
-    contract: PreprocessContract,
-    question: Sequence[Message],
-    modelfile: Path,
-    *,
-    expected: str | None = None,
-    others: Sequence[Question] = (),
-    merged: Path | None = None,
-) -> OllamaResult:
-    """Make the files a model of the Ollama server at `url`, and ask it `question` and the others.
-
-    `expected` is what the same files answer in process, to as many tokens as probes have. A model
-    of that name is restored when the new one fails. Never raises for what a server does.
-    """
-    offer = Offer(url, name, files, settings, contract, modelfile, merged)
-    return offer_model(offer, [Question(question, expected), *others])
-
-
 def offer_model(offer: Offer, questions: Sequence[Question]) -> OllamaResult:
-    """Try the routes that the server's version suggests until one answers as it should."""
+    """Make the files a model of the server and ask it, route after route that its version
+    suggests, until one answers every question as it should.
+
+    A model of that name is restored when the new one fails. Never raises for what a server does.
+    """
     later = f"register later with: {register_command(offer.name, offer.modelfile)}"
     try:
         with OllamaApi(offer.url) as api:

@@ -47,7 +47,8 @@ class OllamaResult:
     """What became of the registration."""
 
     state: str
-    """`registered`, `absent` (no server answered) or `failed` (and undone)."""
+    """`registered`, `absent` (no server answered), `failed` (and undone) or `withheld` (the model
+    failed its own gate)."""
 
     detail: str
     answer: str | None = None

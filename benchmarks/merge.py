@@ -56,9 +56,9 @@ def merge_ours(base: Path, adapter: Path, target: Path, *, proofs: bool) -> floa
     """Seconds of our merge, the files brought to the disk."""
     import torch  # noqa: F401  (imports are not measured)
 
-    from vlmpipe.export.adapter import read_adapter
-    from vlmpipe.export.merge import merge_adapter
-    from vlmpipe.export.weights import Checkpoint
+    from vlmpipe.export.merging.adapter import read_adapter
+    from vlmpipe.export.merging.merge import merge_adapter
+    from vlmpipe.export.merging.weights import Checkpoint
 
     start = time.perf_counter()
     target.mkdir()
@@ -139,7 +139,7 @@ def differing(folder: Path) -> dict[str, int]:
     """Tensors and values of ours that are not PEFT's, bit by bit."""
     import torch
 
-    from vlmpipe.export.weights import Checkpoint
+    from vlmpipe.export.merging.weights import Checkpoint
     from vlmpipe.models.checkpoint_keys import parameter_name
 
     ours, theirs = Checkpoint(folder / "ours_proven"), Checkpoint(folder / "peft")

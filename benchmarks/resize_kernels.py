@@ -37,7 +37,7 @@ from vlmpipe.encoding.contract import read_contract
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.encoding.images import ImageGrid
 from vlmpipe.engines.llama_cpp import LlamaCppEngine
-from vlmpipe.export.gguf_files import FOLDER
+from vlmpipe.export.gguf.files import FOLDER
 from vlmpipe.pipeline.store import RunStore
 from vlmpipe.stages import STAGES
 from vlmpipe.tasks import task_of

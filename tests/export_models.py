@@ -9,10 +9,10 @@ from PIL import Image
 
 from vlmpipe.encoding.contract import PreprocessContract, build_contract
 from vlmpipe.encoding.conversation import Message, Sample
-from vlmpipe.export.adapter import read_adapter
-from vlmpipe.export.merge import merge_adapter
-from vlmpipe.export.model_files import copy_model_files
-from vlmpipe.export.weights import Checkpoint
+from vlmpipe.export.merging.adapter import read_adapter
+from vlmpipe.export.merging.merge import merge_adapter
+from vlmpipe.export.merging.model_files import copy_model_files
+from vlmpipe.export.merging.weights import Checkpoint
 from vlmpipe.models.embedded import build_embedded
 from vlmpipe.models.families import FAMILIES
 from vlmpipe.models.loading import load_model

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import export_models as models
-from vlmpipe.export.adapter import read_adapter
-from vlmpipe.export.merge import MergeReport, merge_adapter
-from vlmpipe.export.merge_plan import HeldIn
-from vlmpipe.export.model_files import copy_model_files
-from vlmpipe.export.weights import INDEX_NAME, Checkpoint
+from vlmpipe.export.merging.adapter import read_adapter
+from vlmpipe.export.merging.merge import MergeReport, merge_adapter
+from vlmpipe.export.merging.model_files import copy_model_files
+from vlmpipe.export.merging.plan import HeldIn
+from vlmpipe.export.merging.weights import INDEX_NAME, Checkpoint
 from vlmpipe.models.families import FAMILIES
 
 

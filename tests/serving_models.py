@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from vlmpipe.encoding.contract import PreprocessContract, build_contract
-from vlmpipe.export.gguf_files import Converter, GgufNames
+from vlmpipe.export.gguf.files import Converter, GgufNames
 from vlmpipe.models.embedded import build_embedded, embedded_model
 from vlmpipe.models.families import FAMILIES
 from vlmpipe.pipeline.events import SilentReporter

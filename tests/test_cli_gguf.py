@@ -13,7 +13,7 @@ from model_folders import contract_of
 from test_cli import vlmpipe_process
 from vlmpipe.cli import app
 from vlmpipe.encoding.contract import PreprocessContract
-from vlmpipe.export.gguf_metadata import Lineage, carried_keys, seal
+from vlmpipe.export.gguf.metadata import Lineage, carried_keys, seal
 from vlmpipe.models.families import FAMILIES
 
 LINEAGE = Lineage("demo", "ab" * 32, "Qwen/x@1", "cd" * 32, "1.2.3")

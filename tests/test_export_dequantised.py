@@ -13,9 +13,9 @@ import export_models as models
 from merge_folds import edit_tensor, fold, lazy_bases
 from vlmpipe.config.train import QuantizationSection
 from vlmpipe.errors import StageError
-from vlmpipe.export.dequantised import dequantised, four_bit_keys
-from vlmpipe.export.merge_plan import HeldIn
-from vlmpipe.export.weights import Checkpoint
+from vlmpipe.export.merging.dequantised import dequantised, four_bit_keys
+from vlmpipe.export.merging.plan import HeldIn
+from vlmpipe.export.merging.weights import Checkpoint
 from vlmpipe.models.checkpoint_keys import parameter_name
 from vlmpipe.models.families import FAMILIES
 from vlmpipe.models.loading import load_model

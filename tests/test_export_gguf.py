@@ -15,10 +15,10 @@ from vlmpipe.encoding.encoder import Encoder
 from vlmpipe.engines.hf import HfEngine
 from vlmpipe.engines.llama_cpp import LlamaCppEngine
 from vlmpipe.errors import ArtifactError, ConfigError, StageError, ToolError
-from vlmpipe.export.gguf_files import Converter, GgufFile, GgufNames, pre_tokenizer
-from vlmpipe.export.gguf_header import check_header, read_header
-from vlmpipe.export.gguf_set import GgufSet, Wanted, make_files
-from vlmpipe.export.quants import known_quants, quant_types
+from vlmpipe.export.gguf.file_set import GgufSet, Wanted, make_files
+from vlmpipe.export.gguf.files import Converter, GgufFile, GgufNames, pre_tokenizer
+from vlmpipe.export.gguf.header import check_header, read_header
+from vlmpipe.export.gguf.quants import known_quants, quant_types
 from vlmpipe.models.families import FAMILIES
 from vlmpipe.models.loading import load_model, load_tokenizer
 from vlmpipe.pipeline.events import SilentReporter

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from serving_models import Conversions, Converted, small_contract
 from vlmpipe.errors import ArtifactError, ConfigError
-from vlmpipe.export.gguf_check import check_mmproj, check_text
-from vlmpipe.export.gguf_files import Converter, GgufFile, GgufNames
-from vlmpipe.export.gguf_header import read_header
-from vlmpipe.export.gguf_metadata import (
+from vlmpipe.export.gguf.check import check_mmproj, check_text
+from vlmpipe.export.gguf.files import Converter, GgufFile, GgufNames
+from vlmpipe.export.gguf.header import read_header
+from vlmpipe.export.gguf.metadata import (
     Lineage,
     carried_texts,
     contract_of,
@@ -25,9 +25,9 @@ from vlmpipe.export.gguf_metadata import (
     seal,
     verify_seal,
 )
-from vlmpipe.export.gguf_names import merged_shapes
-from vlmpipe.export.quants import NEEDS_IMATRIX, known_quants, mmproj_quant
-from vlmpipe.export.weights import INDEX_NAME
+from vlmpipe.export.gguf.names import merged_shapes
+from vlmpipe.export.gguf.quants import NEEDS_IMATRIX, known_quants, mmproj_quant
+from vlmpipe.export.merging.weights import INDEX_NAME
 from vlmpipe.models.families import FAMILIES
 from vlmpipe.pipeline.events import SilentReporter
 from vlmpipe.system.llama_cpp import LlamaCppSources, llama_cpp_sources

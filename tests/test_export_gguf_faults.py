@@ -15,9 +15,9 @@ import pytest
 from road import Finished, Road
 from serving_models import Conversions
 from vlmpipe.errors import ToolError
-from vlmpipe.export.gguf_files import Converter, GgufFile, GgufNames
-from vlmpipe.export.gguf_header import read_header
-from vlmpipe.export.quants import known_quants
+from vlmpipe.export.gguf.files import Converter, GgufFile, GgufNames
+from vlmpipe.export.gguf.header import read_header
+from vlmpipe.export.gguf.quants import known_quants
 from vlmpipe.models.families import FAMILIES
 from vlmpipe.pipeline.events import SilentReporter
 from vlmpipe.system.llama_cpp import llama_cpp_sources

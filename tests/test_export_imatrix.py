@@ -21,13 +21,13 @@ from vlmpipe.engines.contract_check import check_model
 from vlmpipe.engines.hf import HfEngine
 from vlmpipe.engines.llama_cpp import LlamaCppEngine
 from vlmpipe.errors import StageError, ToolError
-from vlmpipe.export import imatrix
-from vlmpipe.export.child_quantise import read_imatrix
-from vlmpipe.export.gguf_files import Converter, GgufFile, GgufNames
-from vlmpipe.export.gguf_header import read_header
-from vlmpipe.export.imatrix import input_squares, spread, write_imatrix, write_squares
+from vlmpipe.export.gguf import imatrix
+from vlmpipe.export.gguf.files import Converter, GgufFile, GgufNames
+from vlmpipe.export.gguf.header import read_header
+from vlmpipe.export.gguf.imatrix import input_squares, spread, write_imatrix, write_squares
+from vlmpipe.export.gguf.programs.child_quantise import read_imatrix
+from vlmpipe.export.gguf.quants import NEEDS_IMATRIX, known_quants
 from vlmpipe.export.parity.divergence import token_divergences
-from vlmpipe.export.quants import NEEDS_IMATRIX, known_quants
 from vlmpipe.models.families import FAMILIES
 from vlmpipe.models.loading import load_model, load_tokenizer
 from vlmpipe.pipeline.events import SilentReporter

@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 import export_models as models
 from merge_folds import copied, edit_settings, edit_tensor, fold, in_shards, lazy_bases, rename_keys
 from vlmpipe.errors import StageError
-from vlmpipe.export.adapter import read_adapter
-from vlmpipe.export.merge import merge_full
-from vlmpipe.export.model_files import copy_model_files
-from vlmpipe.export.safetensors_stream import read_header
-from vlmpipe.export.weights import INDEX_NAME, Checkpoint, weights_digest
+from vlmpipe.export.merging.adapter import read_adapter
+from vlmpipe.export.merging.merge import merge_full
+from vlmpipe.export.merging.model_files import copy_model_files
+from vlmpipe.export.merging.safetensors_stream import read_header
+from vlmpipe.export.merging.weights import INDEX_NAME, Checkpoint, weights_digest
 from vlmpipe.models.checkpoint_keys import candidate_keys, checkpoint_key, parameter_name
 from vlmpipe.models.families import FAMILIES
 from vlmpipe.models.loading import load_model

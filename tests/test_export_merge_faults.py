@@ -21,10 +21,10 @@ from merge_folds import fold, in_shards, lazy_bases, rename_keys
 from vlmpipe.config import Config, parse_config
 from vlmpipe.config.train import QuantizationSection
 from vlmpipe.errors import ConfigError, StageError
-from vlmpipe.export import merge, safetensors_stream
-from vlmpipe.export.merged_model import Merged, write_merged
-from vlmpipe.export.safetensors_stream import PARTIAL_SUFFIX, read_header
-from vlmpipe.export.weights import INDEX_NAME, Checkpoint, weights_digest
+from vlmpipe.export.merging import merge, safetensors_stream
+from vlmpipe.export.merging.merged_model import Merged, write_merged
+from vlmpipe.export.merging.safetensors_stream import PARTIAL_SUFFIX, read_header
+from vlmpipe.export.merging.weights import INDEX_NAME, Checkpoint, weights_digest
 from vlmpipe.models.adapter_base import record_adapter_base
 from vlmpipe.models.base import BaseModelFolder, resolve_base
 from vlmpipe.models.loading import load_model
@@ -190,9 +190,9 @@ def test_both_bases_give_a_folder_that_loads(upstream: Upstream, tmp_path: Path)
 KILLED_HALF_WAY = """
 import sys, time
 from pathlib import Path
-from vlmpipe.export import merge, safetensors_stream
-from vlmpipe.export.adapter import read_adapter
-from vlmpipe.export.weights import Checkpoint
+from vlmpipe.export.merging import merge, safetensors_stream
+from vlmpipe.export.merging.adapter import read_adapter
+from vlmpipe.export.merging.weights import Checkpoint
 from vlmpipe.models.families import FAMILIES
 
 publish, done = safetensors_stream.publish_shard, []

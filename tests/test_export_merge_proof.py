@@ -14,12 +14,12 @@ import torch
 import export_models as models
 from merge_folds import fold, in_shards, lazy_bases
 from vlmpipe.errors import StageError
-from vlmpipe.export.adapter import read_adapter
-from vlmpipe.export.merge_plan import Plan, plan_adapter
-from vlmpipe.export.merge_proof import MergeProof, prove_merge, prove_shard
-from vlmpipe.export.rewrite import BLOCK_VALUES, row_blocks
-from vlmpipe.export.safetensors_stream import read_header
-from vlmpipe.export.weights import Checkpoint
+from vlmpipe.export.merging.adapter import read_adapter
+from vlmpipe.export.merging.plan import Plan, plan_adapter
+from vlmpipe.export.merging.proof import MergeProof, prove_merge, prove_shard
+from vlmpipe.export.merging.rewrite import BLOCK_VALUES, row_blocks
+from vlmpipe.export.merging.safetensors_stream import read_header
+from vlmpipe.export.merging.weights import Checkpoint
 from vlmpipe.models.families import FAMILIES
 
 FAMILY = "qwen2_5_vl"

@@ -15,9 +15,9 @@ from ollama_gguf import header_only
 from ollama_server import Answered, Asked, Model, OllamaServer, Reply, running
 from vlmpipe.encoding.conversation import Message
 from vlmpipe.engines import ollama_api
-from vlmpipe.export.modelfile import OllamaSettings, ollama_settings
-from vlmpipe.export.ollama import Offer, OllamaResult, Question, likeness, offer_model
-from vlmpipe.export.ollama_route import plan_routes
+from vlmpipe.export.ollama.modelfile import OllamaSettings, ollama_settings
+from vlmpipe.export.ollama.registration import Offer, OllamaResult, Question, likeness, offer_model
+from vlmpipe.export.ollama.route import plan_routes
 
 NAME = "demo-finetune"
 CONTRACT = models.contract_of("qwen2_5_vl", system_prompt="Read.")

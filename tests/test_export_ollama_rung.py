@@ -22,9 +22,9 @@ from vlmpipe.engines.llama_cpp import LlamaCppEngine, PromptTooLongError
 from vlmpipe.engines.ollama import OllamaEngine
 from vlmpipe.engines.ollama_api import OllamaApi
 from vlmpipe.errors import StageError
-from vlmpipe.export.modelfile import ollama_settings
-from vlmpipe.export.ollama import Offer, OllamaResult, Question, offer_model
-from vlmpipe.export.ollama_rung import ollama_rung, token_finder
+from vlmpipe.export.ollama.modelfile import ollama_settings
+from vlmpipe.export.ollama.registration import Offer, OllamaResult, Question, offer_model
+from vlmpipe.export.ollama.rung import ollama_rung, token_finder
 
 NAME = "vlmpipe-test"
 TOKENS = 12

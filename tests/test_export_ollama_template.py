@@ -25,8 +25,8 @@ from vlmpipe.engines.ollama_messages import (
     message_matrix,
 )
 from vlmpipe.errors import ConfigError
-from vlmpipe.export.go_template import go_template, turn_pieces
-from vlmpipe.export.modelfile import ollama_settings, render_modelfile
+from vlmpipe.export.ollama.go_template import go_template, turn_pieces
+from vlmpipe.export.ollama.modelfile import ollama_settings, render_modelfile
 from vlmpipe.models.tokenizer import write_tokenizer
 
 GO = shutil.which("go") or shutil.which("go", path=str(Path(sys.executable).parent))

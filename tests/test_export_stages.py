@@ -16,8 +16,8 @@ from vlmpipe.config.train import QuantizationSection
 from vlmpipe.data.prepare import prepare_data
 from vlmpipe.encoding.contract import read_contract
 from vlmpipe.errors import ConfigError, StageError
-from vlmpipe.export.card import base_name, flat_facts
-from vlmpipe.export.gguf_metadata import contract_of, lineage_of, verify_seal
+from vlmpipe.export.gguf.metadata import contract_of, lineage_of, verify_seal
+from vlmpipe.export.merging.card import base_name, flat_facts
 from vlmpipe.models.adapter_base import record_adapter_base
 from vlmpipe.models.base import read_base, resolve_base
 from vlmpipe.pipeline import Outcome, StageContext

@@ -19,7 +19,7 @@ import export_models as models
 from vlmpipe.engines.base import Score
 from vlmpipe.engines.hf import HfEngine
 from vlmpipe.errors import ArtifactError, StageError, ToolError
-from vlmpipe.export.vllm import (
+from vlmpipe.export.vllm.folder import (
     Scheme,
     check_quantised,
     export_for_vllm,

@@ -21,8 +21,10 @@ from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.encoding.images import ImageGrid
 from vlmpipe.engines.base import Completion, Forced
 from vlmpipe.errors import ArtifactError, ConfigError, StageError
-from vlmpipe.export.fold_choice import Candidate as FoldCandidate
-from vlmpipe.export.fold_choice import better
+from vlmpipe.export.gguf.quant_bench import QuantRow, metrics_of, table_of
+from vlmpipe.export.gguf.quants import quant_types
+from vlmpipe.export.merging.fold_choice import Candidate as FoldCandidate
+from vlmpipe.export.merging.fold_choice import better
 from vlmpipe.export.parity.choice import Candidate, recommend
 from vlmpipe.export.parity.diagnosis import diagnose
 from vlmpipe.export.parity.divergence import (
@@ -38,8 +40,6 @@ from vlmpipe.export.parity.merged_rungs import MergedRungs
 from vlmpipe.export.parity.probes import ProbeSet, is_on_grid, read_probes, select_probes
 from vlmpipe.export.parity.records import RungRecord, compare
 from vlmpipe.export.parity.rung import Answers, Distributions, Rung, force, measured
-from vlmpipe.export.quant_bench import QuantRow, metrics_of, table_of
-from vlmpipe.export.quants import quant_types
 from vlmpipe.pipeline import Stage
 from vlmpipe.pipeline.events import SilentReporter
 from vlmpipe.pipeline.fingerprint import settings_read

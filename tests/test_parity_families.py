@@ -10,7 +10,7 @@ import pytest
 import export_models as models
 from vlmpipe.config import parse_config
 from vlmpipe.engines.llama_cpp import LlamaCppEngine
-from vlmpipe.export.gguf_files import Converter, GgufNames
+from vlmpipe.export.gguf.files import Converter, GgufNames
 from vlmpipe.export.parity.diagnosis import MAX_FEATURE_ERROR
 from vlmpipe.export.parity.references import Trained, whole_model
 from vlmpipe.models.base import BaseModelFolder

@@ -14,8 +14,8 @@ import export_models as models
 from vlmpipe.config import parse_config
 from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.engines.llama_cpp import LlamaCppEngine
-from vlmpipe.export.gguf_files import Converter, GgufNames
-from vlmpipe.export.gguf_set import GgufSet, Wanted, make_files
+from vlmpipe.export.gguf.file_set import GgufSet, Wanted, make_files
+from vlmpipe.export.gguf.files import Converter, GgufNames
 from vlmpipe.export.parity.climb import Climbed, MergedModel, climb_files
 from vlmpipe.export.parity.gguf_rungs import Opener, judge, opener
 from vlmpipe.export.parity.ladder import write_answers

@@ -16,7 +16,7 @@ from vlmpipe.cli.output import print_json
 
 if TYPE_CHECKING:
     from vlmpipe.encoding.contract import PreprocessContract
-    from vlmpipe.export.gguf_metadata import Lineage
+    from vlmpipe.export.gguf.metadata import Lineage
 
 app = typer.Typer()
 
@@ -35,7 +35,7 @@ def show(
     as_json: options.AsJson = False,
 ) -> None:
     """Print origin, preprocess contract and llama-server's line; exit 4 when the seal is broken."""
-    from vlmpipe.export.gguf_metadata import contract_of, is_tower, lineage_of, verify_seal
+    from vlmpipe.export.gguf.metadata import contract_of, is_tower, lineage_of, verify_seal
 
     lineage, contract = lineage_of(file), contract_of(file)
     line = None if contract is None else _server_line(file, contract, is_tower(file))

@@ -10,7 +10,7 @@ from vlmpipe.config.convert import ConvertConfig
 from vlmpipe.config.parity import BASE_TYPES
 from vlmpipe.data.sources import refuse_unreadable
 from vlmpipe.errors import CheckError, ConfigError
-from vlmpipe.export.quants import known_quants, mmproj_quant
+from vlmpipe.export.gguf.quants import known_quants, mmproj_quant
 from vlmpipe.models.embedded import PREFIX, embedded_model
 from vlmpipe.pipeline import Outcome, Stage, StageContext
 from vlmpipe.pipeline.files import write_json

@@ -9,9 +9,9 @@ from typing import Any
 
 from vlmpipe.config import Config
 from vlmpipe.encoding.contract import read_contract
-from vlmpipe.export.card import read_summary, render_card
-from vlmpipe.export.fold_choice import Choice, fold_bases, fold_best
-from vlmpipe.export.merged_model import merge_info
+from vlmpipe.export.merging.card import read_summary, render_card
+from vlmpipe.export.merging.fold_choice import Choice, fold_bases, fold_best
+from vlmpipe.export.merging.merged_model import merge_info
 from vlmpipe.export.parity.ladder import Ladder, write_answers
 from vlmpipe.export.parity.merged_rungs import UpperLadder, judge
 from vlmpipe.export.parity.probes import ProbeSet, select_probes

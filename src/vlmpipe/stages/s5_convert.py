@@ -9,16 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vlmpipe.export.conversion import Conversion, conversion_of
-from vlmpipe.export.gguf_set import GgufSet, write_descriptions
-from vlmpipe.export.ollama import OllamaResult
-from vlmpipe.export.ollama_offer import offer_to_ollama
-from vlmpipe.export.parity import records
-from vlmpipe.export.parity.choice import Recommendation, recommend
-from vlmpipe.export.parity.climb import Climbed, climb_files
-from vlmpipe.export.parity.gguf_rungs import judge, opener
-from vlmpipe.export.parity.ladder import Ladder, read_rungs
-from vlmpipe.export.quant_bench import (
+from vlmpipe.export.gguf.conversion import Conversion, conversion_of
+from vlmpipe.export.gguf.file_set import GgufSet, write_descriptions
+from vlmpipe.export.gguf.quant_bench import (
     QuantRow,
     bench_row,
     candidates,
@@ -26,7 +19,14 @@ from vlmpipe.export.quant_bench import (
     metrics_of,
     table_of,
 )
-from vlmpipe.export.vllm_rung import VllmRung, convert_for_vllm
+from vlmpipe.export.ollama.offer import offer_to_ollama
+from vlmpipe.export.ollama.registration import OllamaResult
+from vlmpipe.export.parity import records
+from vlmpipe.export.parity.choice import Recommendation, recommend
+from vlmpipe.export.parity.climb import Climbed, climb_files
+from vlmpipe.export.parity.gguf_rungs import judge, opener
+from vlmpipe.export.parity.ladder import Ladder, read_rungs
+from vlmpipe.export.vllm.rung import VllmRung, convert_for_vllm
 from vlmpipe.pipeline import Outcome, Stage, StageContext, Verdict
 from vlmpipe.pipeline.files import write_json
 

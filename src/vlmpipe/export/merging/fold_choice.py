@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmpipe.config import Config
-from vlmpipe.export.merged_model import FoldBase, Merged, write_merged
+from vlmpipe.export.merging.merged_model import FoldBase, Merged, write_merged
 from vlmpipe.export.parity.merged_rungs import MergedRungs, UpperLadder, judge
 from vlmpipe.export.parity.references import Trained
 from vlmpipe.pipeline.events import Reporter

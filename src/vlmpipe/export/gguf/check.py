@@ -10,8 +10,8 @@ from typing import Any
 
 from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.errors import ArtifactError
-from vlmpipe.export.gguf_header import ARCHITECTURES, CONVERT_AGAIN, GgufHeader, check_header
-from vlmpipe.export.gguf_names import text_config, text_shapes, tower_sizes
+from vlmpipe.export.gguf.header import ARCHITECTURES, CONVERT_AGAIN, GgufHeader, check_header
+from vlmpipe.export.gguf.names import text_config, text_shapes, tower_sizes
 from vlmpipe.models.families import Family, read_model_config
 from vlmpipe.system.llama_cpp import LlamaCppSources
 

@@ -11,7 +11,7 @@ from vlmpipe.encoding.conversation import Message
 from vlmpipe.engines.llama_cpp import ANSWER_ROOM
 from vlmpipe.engines.ollama_messages import TEXT_ONLY
 from vlmpipe.errors import ConfigError
-from vlmpipe.export.go_template import go_template
+from vlmpipe.export.ollama.go_template import go_template
 
 OLLAMA_IMAGE_TOKENS = 768
 """What Ollama counts for an image, whatever its size, when it decides which turns still fit the

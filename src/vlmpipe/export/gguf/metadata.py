@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from vlmpipe import __version__
 from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.errors import ArtifactError
-from vlmpipe.export.gguf_header import CONVERT_AGAIN
-from vlmpipe.export.weights import Checkpoint, weights_digest
+from vlmpipe.export.gguf.header import CONVERT_AGAIN
+from vlmpipe.export.merging.weights import Checkpoint, weights_digest
 from vlmpipe.pipeline.files import why_unreadable
 
 PREFIX = "vlmpipe."

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from vlmpipe.errors import StageError
-from vlmpipe.export.fold import Change, as_stored
-from vlmpipe.export.safetensors_stream import (
+from vlmpipe.export.merging.fold import Change, as_stored
+from vlmpipe.export.merging.safetensors_stream import (
     FLOAT_BYTES,
     ShardHeader,
     ShardWriter,
@@ -23,7 +23,7 @@ from vlmpipe.export.safetensors_stream import (
     joined,
     open_for_bytes,
 )
-from vlmpipe.export.weights import INDEX_NAME, Checkpoint
+from vlmpipe.export.merging.weights import INDEX_NAME, Checkpoint
 from vlmpipe.pipeline.files import write_json
 
 BLOCK_VALUES = 1 << 18

@@ -52,7 +52,7 @@ def read_header(path: Path, sources: LlamaCppSources) -> GgufHeader:
     Raises:
         ArtifactError: when it is no GGUF file, or a damaged or truncated one.
     """
-    child = Path(__file__).with_name("child_header.py")
+    child = Path(__file__).parent / "programs" / "child_header.py"
     text = answer_of([sys.executable, child, sources.folder, path], timeout_s=READ_TIMEOUT_S)
     if text is None:
         raise ArtifactError(f"{path} is not a readable GGUF file", CONVERT_AGAIN)

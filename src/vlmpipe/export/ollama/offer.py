@@ -11,11 +11,11 @@ from vlmpipe.engines.llama_cpp import LlamaCppEngine
 from vlmpipe.engines.ollama import OllamaEngine
 from vlmpipe.engines.ollama_api import OllamaApi
 from vlmpipe.errors import ToolError
-from vlmpipe.export.conversion import Conversion
-from vlmpipe.export.gguf_set import GgufSet, ollama_name, served_files
-from vlmpipe.export.modelfile import ollama_settings
-from vlmpipe.export.ollama import Offer, OllamaResult, Question, offer_model
-from vlmpipe.export.ollama_rung import ollama_rung, token_finder
+from vlmpipe.export.gguf.conversion import Conversion
+from vlmpipe.export.gguf.file_set import GgufSet, ollama_name, served_files
+from vlmpipe.export.ollama.modelfile import ollama_settings
+from vlmpipe.export.ollama.registration import Offer, OllamaResult, Question, offer_model
+from vlmpipe.export.ollama.rung import ollama_rung, token_finder
 from vlmpipe.export.parity.gguf_rungs import opener
 from vlmpipe.export.parity.speed import ANSWER_TOKENS
 from vlmpipe.models.loading import load_tokenizer

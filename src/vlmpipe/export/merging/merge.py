@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlmpipe.errors import StageError
-from vlmpipe.export.adapter import Adapter
-from vlmpipe.export.merge_plan import HeldIn, Plan, plan_adapter, plan_full
-from vlmpipe.export.merge_proof import MergeProof, ShardProof, prove_merge, prove_shard
-from vlmpipe.export.rewrite import rewrite
-from vlmpipe.export.safetensors_stream import ShardHeader, publish_shard
-from vlmpipe.export.weights import Checkpoint
+from vlmpipe.export.merging.adapter import Adapter
+from vlmpipe.export.merging.plan import HeldIn, Plan, plan_adapter, plan_full
+from vlmpipe.export.merging.proof import MergeProof, ShardProof, prove_merge, prove_shard
+from vlmpipe.export.merging.rewrite import rewrite
+from vlmpipe.export.merging.safetensors_stream import ShardHeader, publish_shard
+from vlmpipe.export.merging.weights import Checkpoint
 from vlmpipe.models.families import Family
 
 

@@ -10,16 +10,16 @@ from vlmpipe.config import Config
 from vlmpipe.config.convert import ConvertConfig
 from vlmpipe.data.store import load_split
 from vlmpipe.encoding.contract import PreprocessContract, read_contract
-from vlmpipe.export.gguf_files import FOLDER, Converter, GgufNames
-from vlmpipe.export.gguf_metadata import lineage_of_model, refuse_strange_mmproj
-from vlmpipe.export.gguf_set import GgufSet, Wanted, make_files
-from vlmpipe.export.imatrix import IMATRIX_NAME, spread, write_imatrix
+from vlmpipe.export.gguf.file_set import GgufSet, Wanted, make_files
+from vlmpipe.export.gguf.files import FOLDER, Converter, GgufNames
+from vlmpipe.export.gguf.imatrix import IMATRIX_NAME, spread, write_imatrix
+from vlmpipe.export.gguf.metadata import lineage_of_model, refuse_strange_mmproj
+from vlmpipe.export.gguf.quants import known_quants, mmproj_quant
 from vlmpipe.export.parity.climb import MergedModel
 from vlmpipe.export.parity.control import CONTROL
 from vlmpipe.export.parity.gguf_rungs import Opener, opener
 from vlmpipe.export.parity.probes import ProbeSet, read_probes
 from vlmpipe.export.parity.references import Trained
-from vlmpipe.export.quants import known_quants, mmproj_quant
 from vlmpipe.models.base import read_base
 from vlmpipe.pipeline import StageContext
 from vlmpipe.system.llama_cpp import LlamaCppSources, llama_cpp_sources

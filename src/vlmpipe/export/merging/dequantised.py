@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from vlmpipe.config.train import QuantizationSection
-from vlmpipe.export.fold import Original, Rows
-from vlmpipe.export.safetensors_stream import StoredTensor, TensorSpan
+from vlmpipe.export.merging.fold import Original, Rows
+from vlmpipe.export.merging.safetensors_stream import StoredTensor, TensorSpan
 from vlmpipe.models.checkpoint_keys import parameter_name
 from vlmpipe.models.families import Family
 from vlmpipe.models.loading import best_device

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmpipe.errors import StageError
-from vlmpipe.export.fold import Factors
-from vlmpipe.export.safetensors_stream import open_shard
+from vlmpipe.export.merging.fold import Factors
+from vlmpipe.export.merging.safetensors_stream import open_shard
 
 PREFIX = "base_model.model."
 CONFIG_NAME = "adapter_config.json"

@@ -31,7 +31,7 @@ def run_child(
         ToolError: with the last lines and the log.
         OSError: ENOSPC when the disk is full.
     """
-    program = Path(__file__).with_name(child)
+    program = Path(__file__).parent / "programs" / child
     if not program.is_file():
         raise ToolError(
             f"{program} is missing: the installation is not complete", "run `make setup`"

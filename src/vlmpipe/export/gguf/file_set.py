@@ -10,9 +10,9 @@ from typing import Any
 from vlmpipe.config.convert import ConvertConfig
 from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.engines.llama_runtime import available_cpus
-from vlmpipe.export.gguf_files import Converter, GgufFile
-from vlmpipe.export.modelfile import ollama_settings, render_modelfile
-from vlmpipe.export.quant_bench import QuantRow
+from vlmpipe.export.gguf.files import Converter, GgufFile
+from vlmpipe.export.gguf.quant_bench import QuantRow
+from vlmpipe.export.ollama.modelfile import ollama_settings, render_modelfile
 from vlmpipe.pipeline.events import Reporter
 from vlmpipe.pipeline.files import write_json, write_text
 

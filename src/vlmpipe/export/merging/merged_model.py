@@ -11,12 +11,12 @@ from vlmpipe import __version__
 from vlmpipe.config import Config
 from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.errors import ConfigError, StageError
-from vlmpipe.export.adapter import RETRAIN, read_adapter
-from vlmpipe.export.card import base_name
-from vlmpipe.export.merge import MergeReport, merge_adapter, merge_full
-from vlmpipe.export.merge_plan import HeldIn
-from vlmpipe.export.model_files import copy_model_files
-from vlmpipe.export.weights import Checkpoint, weights_digest
+from vlmpipe.export.merging.adapter import RETRAIN, read_adapter
+from vlmpipe.export.merging.card import base_name
+from vlmpipe.export.merging.merge import MergeReport, merge_adapter, merge_full
+from vlmpipe.export.merging.model_files import copy_model_files
+from vlmpipe.export.merging.plan import HeldIn
+from vlmpipe.export.merging.weights import Checkpoint, weights_digest
 from vlmpipe.models.adapter_base import read_adapter_base
 from vlmpipe.models.base import BaseModelFolder
 

@@ -32,7 +32,7 @@ def render_card(
     `rungs` what the merged model was held against.
     """
     environment = Environment(
-        loader=PackageLoader("vlmpipe.export"),
+        loader=PackageLoader("vlmpipe.export.merging"),
         undefined=StrictUndefined,
         autoescape=False,  # Markdown, not HTML
         keep_trailing_newline=True,

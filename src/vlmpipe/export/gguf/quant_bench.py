@@ -10,7 +10,7 @@ from typing import Any
 
 from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.encoding.conversation import Sample
-from vlmpipe.export.gguf_files import GgufFile
+from vlmpipe.export.gguf.files import GgufFile
 from vlmpipe.export.parity.choice import Candidate
 from vlmpipe.export.parity.gguf_rungs import GgufRung
 from vlmpipe.export.parity.records import rounded

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmpipe.errors import StageError
-from vlmpipe.export.safetensors_stream import (
+from vlmpipe.export.merging.safetensors_stream import (
     StoredTensor,
     TensorSpan,
     open_for_bytes,

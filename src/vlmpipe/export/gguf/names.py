@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmpipe.errors import ArtifactError, StageError, ToolError
-from vlmpipe.export.gguf_header import ARCHITECTURES
-from vlmpipe.export.weights import Checkpoint
+from vlmpipe.export.gguf.header import ARCHITECTURES
+from vlmpipe.export.merging.weights import Checkpoint
 from vlmpipe.models.families import Family, read_model_config
 from vlmpipe.system.llama_cpp import LlamaCppSources
 from vlmpipe.system.process import answer_of
@@ -56,7 +56,7 @@ def gguf_names(
     Raises:
         ToolError: when the map knows no name for one of them.
     """
-    child = Path(__file__).with_name("child_names.py")
+    child = Path(__file__).parent / "programs" / "child_names.py"
     blocks = str(text_config(model)["num_hidden_layers"])
     text = answer_of(
         [sys.executable, child, sources.folder, ARCHITECTURES[family.name], blocks, *keys],

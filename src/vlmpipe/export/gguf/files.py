@@ -12,12 +12,12 @@ from typing import Any
 
 from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.errors import StageError
-from vlmpipe.export.children import run_child
-from vlmpipe.export.gguf_check import check_mmproj, check_text
-from vlmpipe.export.gguf_header import GgufHeader
-from vlmpipe.export.gguf_metadata import Lineage, carried_keys, seal
-from vlmpipe.export.gguf_names import TOWER_MARK, text_shapes
-from vlmpipe.export.weights import Checkpoint
+from vlmpipe.export.gguf.check import check_mmproj, check_text
+from vlmpipe.export.gguf.children import run_child
+from vlmpipe.export.gguf.header import GgufHeader
+from vlmpipe.export.gguf.metadata import Lineage, carried_keys, seal
+from vlmpipe.export.gguf.names import TOWER_MARK, text_shapes
+from vlmpipe.export.merging.weights import Checkpoint
 from vlmpipe.models.families import Family
 from vlmpipe.system.llama_cpp import LlamaCppSources
 

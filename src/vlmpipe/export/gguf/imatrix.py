@@ -22,8 +22,8 @@ from vlmpipe.encoding.conversation import Sample
 from vlmpipe.encoding.encoder import Encoder
 from vlmpipe.engines.hf import HfEngine
 from vlmpipe.errors import StageError
-from vlmpipe.export.children import run_child
-from vlmpipe.export.gguf_names import gguf_names
+from vlmpipe.export.gguf.children import run_child
+from vlmpipe.export.gguf.names import gguf_names
 from vlmpipe.models.families import Family, family_of, stated_dtype
 from vlmpipe.models.loading import load_model, load_tokenizer, release_memory
 from vlmpipe.pipeline.events import Reporter, SilentReporter

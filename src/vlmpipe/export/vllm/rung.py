@@ -9,11 +9,11 @@ from pathlib import Path
 
 from vlmpipe.data.store import load_split
 from vlmpipe.errors import ToolError
-from vlmpipe.export.conversion import Conversion
-from vlmpipe.export.imatrix import spread
+from vlmpipe.export.gguf.conversion import Conversion
+from vlmpipe.export.gguf.imatrix import spread
 from vlmpipe.export.parity.records import RungRecord, compare
 from vlmpipe.export.parity.rung import Rung, ask_rung
-from vlmpipe.export.vllm import VllmExport, export_for_vllm, open_vllm_export
+from vlmpipe.export.vllm.folder import VllmExport, export_for_vllm, open_vllm_export
 
 FOLDER = "vllm"
 

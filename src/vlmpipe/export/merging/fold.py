@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from vlmpipe.export.safetensors_stream import StoredTensor
+from vlmpipe.export.merging.safetensors_stream import StoredTensor
 
 Rows = Callable[[int, int], Any]
 """Rows [begin, end) of a matrix, as [rows, values of a row]."""

@@ -17,9 +17,9 @@ from vlmpipe.encoding.conversation import Message
 from vlmpipe.engines.ollama import OllamaEngine
 from vlmpipe.engines.ollama_api import OllamaApi
 from vlmpipe.errors import ToolError, VlmpipeError
-from vlmpipe.export.modelfile import OllamaSettings
-from vlmpipe.export.ollama_prompt import PromptProof, prove_prompts
-from vlmpipe.export.ollama_route import Route, RouteName, plan_routes
+from vlmpipe.export.ollama.modelfile import OllamaSettings
+from vlmpipe.export.ollama.prompt import PromptProof, prove_prompts
+from vlmpipe.export.ollama.route import Route, RouteName, plan_routes
 from vlmpipe.export.parity.speed import ANSWER_TOKENS
 
 KEPT_SUFFIX = "-before"

@@ -9,10 +9,10 @@ from typing import Any
 
 from vlmpipe.config.train import QuantizationSection
 from vlmpipe.errors import StageError
-from vlmpipe.export.adapter import RETRAIN, Adapter, missing_modules, missing_parameters
-from vlmpipe.export.dequantised import four_bit_keys, through_four_bits
-from vlmpipe.export.fold import Change, Original, as_stored, whole
-from vlmpipe.export.weights import Checkpoint
+from vlmpipe.export.merging.adapter import RETRAIN, Adapter, missing_modules, missing_parameters
+from vlmpipe.export.merging.dequantised import four_bit_keys, through_four_bits
+from vlmpipe.export.merging.fold import Change, Original, as_stored, whole
+from vlmpipe.export.merging.weights import Checkpoint
 from vlmpipe.models.checkpoint_keys import checkpoint_key, parameter_name
 from vlmpipe.models.families import Family
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from vlmpipe.errors import StageError
-from vlmpipe.export.adapter import RETRAIN
-from vlmpipe.export.fold import Change
-from vlmpipe.export.merge_plan import Plan
-from vlmpipe.export.rewrite import row_blocks
-from vlmpipe.export.safetensors_stream import (
+from vlmpipe.export.merging.adapter import RETRAIN
+from vlmpipe.export.merging.fold import Change
+from vlmpipe.export.merging.plan import Plan
+from vlmpipe.export.merging.rewrite import row_blocks
+from vlmpipe.export.merging.safetensors_stream import (
     PARTIAL_SUFFIX,
     ShardHeader,
     StoredTensor,
@@ -24,7 +24,7 @@ from vlmpipe.export.safetensors_stream import (
     read_header,
     read_into,
 )
-from vlmpipe.export.weights import Checkpoint, digest_of_files
+from vlmpipe.export.merging.weights import Checkpoint, digest_of_files
 
 READ_BYTES = 1 << 20
 SAMPLED_ROWS = 8

@@ -1,0 +1,1 @@
+"""GGUF files: made, held against the merged model, described."""

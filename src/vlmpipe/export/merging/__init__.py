@@ -1,0 +1,1 @@
+"""Trained weights into the base's own files, proven."""

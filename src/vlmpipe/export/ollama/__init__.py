@@ -1,0 +1,1 @@
+"""Ollama: the Modelfile, registration, and the rung of the ladder behind it."""

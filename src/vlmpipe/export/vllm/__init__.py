@@ -1,0 +1,1 @@
+"""Folders for vLLM, through llm-compressor."""

@@ -15,7 +15,7 @@ from vlmpipe.config import Config, parse_config
 from vlmpipe.config.train import QuantizationSection
 from vlmpipe.data.prepare import prepare_data
 from vlmpipe.encoding.contract import read_contract
-from vlmpipe.errors import ConfigError, StageError
+from vlmpipe.errors import ConfigError, StageError, ToolError
 from vlmpipe.export.gguf.metadata import contract_of, lineage_of, verify_seal
 from vlmpipe.export.merging.card import base_name, flat_facts
 from vlmpipe.models.adapter_base import record_adapter_base
@@ -219,6 +219,18 @@ def test_unknown_type_is_refused_before_anything_is_written(
     context = context_of(config_of(quants=["q9_k"]), tmp_path, "5_convert", folders)
     with pytest.raises(ConfigError, match="q9_k"):
         CONVERT.run(context)
+    assert list(context.folder.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_missing_compressor_is_told_before_anything_is_written(
+    upstream: dict[str, Path], merge: tuple[Path, Outcome], tmp_path: Path
+) -> None:
+    config = config_of(vllm="fp8", vllm_python=str(tmp_path / "nothing"))
+    context = context_of(config, tmp_path, "5_convert", {**upstream, "merge": merge[0]})
+    with pytest.raises(ToolError, match="llm-compressor") as caught:
+        CONVERT.run(context)
+    assert any("convert.vllm=null" in remedy for remedy in caught.value.remedies)
     assert list(context.folder.iterdir()) == []
 
 

@@ -26,7 +26,7 @@ from vlmpipe.export.parity.choice import Recommendation, recommend
 from vlmpipe.export.parity.climb import Climbed, climb_files
 from vlmpipe.export.parity.gguf_rungs import judge, opener
 from vlmpipe.export.parity.ladder import Ladder, read_rungs
-from vlmpipe.export.vllm.rung import VllmRung, convert_for_vllm
+from vlmpipe.export.vllm.rung import VllmRung, convert_for_vllm, refuse_missing_compressor
 from vlmpipe.pipeline import Outcome, Stage, StageContext, Verdict
 from vlmpipe.pipeline.files import write_json
 
@@ -47,6 +47,7 @@ class Found:
 def run(context: StageContext) -> Outcome:
     """Convert, quantise, climb the ladder, choose, offer to Ollama, describe."""
     work = conversion_of(context)
+    refuse_missing_compressor(work.config.convert)
     with TemporaryDirectory(prefix="scratch-", dir=context.folder) as scratch:
         made = work.run()
         found = hold_against_the_trained(work, made, Path(scratch))

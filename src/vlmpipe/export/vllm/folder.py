@@ -76,7 +76,7 @@ def export_for_vllm(
     """
     family = FAMILIES[contract.family]
     interpreter = python or Path(sys.executable)
-    version = _compressor_version(interpreter)
+    version = compressor_version(interpreter)
     calibrated = scheme in CALIBRATED
     if calibrated and not samples:
         raise StageError(f"convert.vllm={scheme} calibrates on samples, and there are none")
@@ -185,7 +185,12 @@ def check_quantised(folder: Path, family: Family) -> int:
     return len(scaled)
 
 
-def _compressor_version(python: Path) -> str:
+def compressor_version(python: Path) -> str:
+    """Version of llm-compressor in an environment.
+
+    Raises:
+        ToolError: when it is not installed there.
+    """
     code = "import importlib.metadata as m; print(m.version('llmcompressor'))"
     found = answer_of([python, "-c", code], timeout_s=IMPORT_TIMEOUT_S)
     if found is None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from vlmpipe.config.convert import ConvertConfig
 from vlmpipe.data.store import load_split
 from vlmpipe.errors import ToolError
 from vlmpipe.export.gguf.conversion import Conversion
 from vlmpipe.export.gguf.imatrix import spread
 from vlmpipe.export.parity.records import RungRecord, compare
 from vlmpipe.export.parity.rung import Rung, ask_rung
-from vlmpipe.export.vllm.folder import VllmExport, export_for_vllm, open_vllm_export
+from vlmpipe.export.vllm.folder import (
+    VllmExport,
+    compressor_version,
+    export_for_vllm,
+    open_vllm_export,
+)
 
 FOLDER = "vllm"
 
@@ -37,6 +44,16 @@ class VllmRung:
             f" quantised, {self.export.size_bytes / 2**20:.1f} MiB"
         )
         return [written, *([f"{FOLDER}/ was not asked: {self.unasked}"] if self.unasked else [])]
+
+
+def refuse_missing_compressor(rules: ConvertConfig) -> None:
+    """Ask for llm-compressor before anything is converted, and not an hour later.
+
+    Raises:
+        ToolError: when `convert.vllm` needs it and it is not installed.
+    """
+    if rules.vllm is not None:
+        compressor_version(rules.vllm_python or Path(sys.executable))
 
 
 def convert_for_vllm(work: Conversion, merged: Rung, scratch: Path) -> VllmRung | None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
+
+from vlmpipe.export.parity.records import rounded
 
 
 @dataclass(frozen=True)
@@ -52,16 +55,13 @@ class ServedRung:
 
     def as_record(self) -> dict[str, Any]:
         """Plain JSON values, numbers rounded to what they can bear."""
-        return {
-            key: float(f"{value:.6g}") if isinstance(value, float) else value
-            for key, value in asdict(self).items()
-        }
+        return {key: rounded(value) for key, value in asdict(self).items()}
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for the manifest."""
         names = ("kld_mean", "kld_p99", "top1_agreement", "exact_match", "metric")
         found = {f"deploy/parity/{name}": getattr(self, name) for name in names}
-        return {key: value for key, value in found.items() if value is not None}
+        return {key: value for key, value in found.items() if value is not None and isfinite(value)}
 
     @property
     def line(self) -> str:

@@ -77,22 +77,13 @@ def export_for_vllm(
     family = FAMILIES[contract.family]
     interpreter = python or Path(sys.executable)
     version = compressor_version(interpreter)
-    calibrated = scheme in CALIBRATED
-    if calibrated and not samples:
+    used = samples if scheme in CALIBRATED else ()
+    if scheme in CALIBRATED and not used:
         raise StageError(f"convert.vllm={scheme} calibrates on samples, and there are none")
     with TemporaryDirectory(prefix="vlmpipe-vllm-") as scratch:
-        order = {
-            "model": str(model),
-            "target": str(target),
-            "scheme": scheme,
-            "vision": family.has_vision,
-            "ignore": ignored_modules(family),
-            "layers": family.layer_pattern,
-            "samples": scratch if calibrated else None,
-            "group_size": group_size(model) if calibrated else 0,
-        }
-        if calibrated:
-            _write_samples(Path(scratch), model, contract, samples)
+        order = _order(model, target, scheme, family, scratch)
+        if used:
+            _write_samples(Path(scratch), model, contract, used)
         run_program(
             [interpreter, Path(__file__).with_name("child_compress.py"), json.dumps(order)],
             what=f"quantising for vLLM ({scheme})",
@@ -105,9 +96,26 @@ def export_for_vllm(
         scheme=scheme,
         quantised_layers=check_quantised(target, family),
         size_bytes=sum(path.stat().st_size for path in target.glob("*.safetensors")),
-        calibration_samples=len(samples) if calibrated else 0,
+        calibration_samples=len(used),
         llmcompressor=version,
     )
+
+
+def _order(
+    model: Path, target: Path, scheme: Scheme, family: Family, scratch: str
+) -> dict[str, Any]:
+    """What the child is told."""
+    calibrated = scheme in CALIBRATED
+    return {
+        "model": str(model),
+        "target": str(target),
+        "scheme": scheme,
+        "vision": family.has_vision,
+        "ignore": ignored_modules(family),
+        "layers": family.layer_pattern,
+        "samples": scratch if calibrated else None,
+        "group_size": group_size(model) if calibrated else 0,
+    }
 
 
 def open_vllm_export(folder: Path, contract: PreprocessContract) -> HfEngine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,7 +17,7 @@ from model_folders import VISION_MODELS, encoder_of, picture, table_sample
 from serving_models import Conversions
 from vlmpipe.config.train import AugmentSection, ResizeKernel
 from vlmpipe.encoding.images import ImageGrid
-from vlmpipe.encoding.resize_kernels import fit_on_black, llama_cpp_size, resize
+from vlmpipe.encoding.resize_kernels import fit_on_black, resize
 from vlmpipe.engines.llama_cpp import LlamaCppEngine
 from vlmpipe.training.augment import EpochOfLot, KernelLot
 from vlmpipe.training.collator import SampleCollator
@@ -24,6 +25,28 @@ from vlmpipe.training.collator import SampleCollator
 KERNELS: tuple[ResizeKernel, ...] = ("bicubic", "llama_cpp", "bilinear")
 SIZES = [(97, 151), (225, 57), (70, 238), (345, 451), (56, 84), (523, 701), (40, 31)]
 """Heights and widths; at 225x57 the order of the two passes shows, at 70x238 the rounding does."""
+
+
+def llama_cpp_size(
+    height: int, width: int, factor: int, min_pixels: int, max_pixels: int
+) -> tuple[int, int]:
+    """Rows and columns that libmtmd gives an image of any size.
+
+    `smart_resize` in floats of 32 bits and with halves rounded up, where Python rounds them to
+    even: 70x238 becomes 84x252, 27 image tokens, and not 56x224, which are 16. It knows of no box.
+    """
+    high, wide, side = np.float32(height), np.float32(width), np.float32(factor)
+    rows = max(factor, math.floor(float(high / side) + 0.5) * factor)
+    columns = max(factor, math.floor(float(wide / side) + 0.5) * factor)
+    if rows * columns > max_pixels:
+        beta = np.sqrt(high * wide / np.float32(max_pixels))
+        rows = max(factor, math.floor(high / beta / side) * factor)
+        columns = max(factor, math.floor(wide / beta / side) * factor)
+    elif rows * columns < min_pixels:
+        beta = np.sqrt(np.float32(min_pixels) / (high * wide))
+        rows = math.ceil(high * beta / side) * factor
+        columns = math.ceil(wide * beta / side) * factor
+    return rows, columns
 
 
 def blocks(height: int, width: int) -> Image.Image:

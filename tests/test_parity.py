@@ -16,9 +16,7 @@ from PIL import Image
 
 from vlmpipe.config import parse_config
 from vlmpipe.config.parity import QUANT_TYPES, ParityConfig
-from vlmpipe.data.prepare import prepare_data
 from vlmpipe.encoding.conversation import Message, Sample
-from vlmpipe.encoding.images import ImageGrid
 from vlmpipe.engines.base import Completion, Forced
 from vlmpipe.errors import ArtifactError, ConfigError, StageError
 from vlmpipe.export.gguf.quant_bench import QuantRow, metrics_of, table_of
@@ -37,17 +35,14 @@ from vlmpipe.export.parity.divergence import (
 from vlmpipe.export.parity.gguf_rungs import Above, GgufRung, LowerLadder, judge
 from vlmpipe.export.parity.ladder import Ladder, read_answers, read_rungs, write_answers
 from vlmpipe.export.parity.merged_rungs import MergedRungs
-from vlmpipe.export.parity.probes import ProbeSet, is_on_grid, read_probes, select_probes
+from vlmpipe.export.parity.probes import ProbeSet
 from vlmpipe.export.parity.records import RungRecord, compare
 from vlmpipe.export.parity.rung import Answers, Distributions, Rung, force, measured
 from vlmpipe.pipeline import Stage
-from vlmpipe.pipeline.events import SilentReporter
 from vlmpipe.pipeline.fingerprint import settings_read
 from vlmpipe.stages.s4_merge import MERGE
 from vlmpipe.stages.s5_convert import CONVERT
 from vlmpipe.stages.s6_deploy import DEPLOY
-
-GRID = ImageGrid(patch_size=14, merge_size=2, min_pixels=8 * 28**2, max_pixels=448**2)
 
 
 def forced(logits: Any, targets: Sequence[int] | None = None) -> Forced:
@@ -181,48 +176,6 @@ def test_ladder_and_answers_are_read_as_they_were_written(tmp_path: Path) -> Non
     (tmp_path / "parity.json").write_text("{")
     with pytest.raises(ArtifactError, match=r"parity\.json cannot be read"):
         read_rungs(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    config = parse_config(
-        {
-            "model": {"id": "embedded:random-qwen2_5_vl"},
-            "data": {
-                "synthetic": {"n": 30, "difficulty": [0.0, 0.1]},
-                "heldout_fraction": 0.5,
-            },
-        }
-    )
-    prepare_data(config, folder, SilentReporter())
-    return folder
-
-
-def test_probes_are_held_out_and_mostly_off_the_grid(data: Path) -> None:
-    probes = select_probes(data, 8, GRID)
-    record = probes.record(GRID)
-    assert record["count"] == len({each.id for each in probes.samples}) == 8
-    assert record["off_grid"] >= 6
-    assert record["off_grid"] == sum(not is_on_grid(each, GRID) for each in probes.samples)
-    assert select_probes(data, 8, GRID) == probes
-
-
-def test_probes_are_filled_up_from_training_samples(data: Path) -> None:
-    assert len(select_probes(data, 25, GRID).samples) == 25
-    assert len(select_probes(data, 500, GRID).samples) == 30
-
-
-def test_probe_set_is_frozen_by_its_digest(data: Path, tmp_path: Path) -> None:
-    probes = select_probes(data, 4, GRID)
-    probes.write(tmp_path, GRID)
-    assert read_probes(tmp_path, data).digest == probes.digest
-    record = json.loads((tmp_path / "probes.json").read_text())
-    (tmp_path / "probes.json").write_text(json.dumps({**record, "sha256": "0" * 64}))
-    with pytest.raises(ArtifactError, match="are not those that"):
-        read_probes(tmp_path, data)
-    with pytest.raises(ArtifactError, match="cannot be read as a probe set"):
-        read_probes(tmp_path / "nowhere", data)
 
 
 FILES = [Candidate("f16", 900, 0.97), Candidate("q8_0", 500, 0.965), Candidate("q4_k_m", 300, 0.94)]

@@ -51,25 +51,3 @@ def fit_on_black(image: Image.Image, rows: int, columns: int) -> Image.Image:
     fitted = width_first(image, height, width, Image.Resampling.BICUBIC)
     page.paste(fitted, ((columns - width) // 2, (rows - height) // 2))
     return page
-
-
-def llama_cpp_size(
-    height: int, width: int, factor: int, min_pixels: int, max_pixels: int
-) -> tuple[int, int]:
-    """Rows and columns that libmtmd gives an image of any size.
-
-    `smart_resize` in floats of 32 bits and with halves rounded up, where Python rounds them to
-    even: 70x238 becomes 84x252, 27 image tokens, and not 56x224, which are 16. It knows of no box.
-    """
-    high, wide, side = np.float32(height), np.float32(width), np.float32(factor)
-    rows = max(factor, math.floor(float(high / side) + 0.5) * factor)
-    columns = max(factor, math.floor(float(wide / side) + 0.5) * factor)
-    if rows * columns > max_pixels:
-        beta = np.sqrt(high * wide / np.float32(max_pixels))
-        rows = max(factor, math.floor(high / beta / side) * factor)
-        columns = max(factor, math.floor(wide / beta / side) * factor)
-    elif rows * columns < min_pixels:
-        beta = np.sqrt(np.float32(min_pixels) / (high * wide))
-        rows = math.ceil(high * beta / side) * factor
-        columns = math.ceil(wide * beta / side) * factor
-    return rows, columns

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from vlmpipe.encoding.conversation import Message, Sample
-from vlmpipe.engines.base import Completion, Score
+from vlmpipe.engines.base import Completion, EngineType, Score
 
 KNOWN_LOSS, UNKNOWN_LOSS = 0.25, 2.25
 """Nats a token where the engine would give the reference, and where it would not."""
@@ -40,6 +40,9 @@ class ColourEngine:
     name: str
     answers: Mapping[str, str]
     asked: list[str] = field(default_factory=list)
+    engine_type: EngineType = "hf"
+    version: str = "colours 1.0"
+    can_score: bool = True
 
     def complete(self, messages: Sequence[Message], *, max_new_tokens: int) -> Completion:
         """One token a character, a tenth of a second each; cut where the limit is reached."""
@@ -57,8 +60,12 @@ class ColourEngine:
 
     def score(self, messages: Sequence[Message], answer: str) -> Score:
         """Low loss where the engine would say just that."""
-        loss = KNOWN_LOSS if self._answer(messages) == answer else UNKNOWN_LOSS
-        return Score(loss=loss, tokens=len(answer) + 1)
+        known = self._answer(messages) == answer
+        return Score(
+            loss=KNOWN_LOSS if known else UNKNOWN_LOSS,
+            tokens=len(answer) + 1,
+            accuracy=1.0 if known else 0.0,
+        )
 
     def close(self) -> None:
         """Nothing is held."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from vlmpipe.encoding.conversation import Message
+
+EngineType = Literal["hf", "llama_cpp", "openai", "ollama"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,13 @@ class Completion:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """Why a conversation was not answered."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class Score:
     """How likely a given answer is, teacher-forced."""
 
@@ -44,6 +53,10 @@ class Score:
     """Mean negative log-likelihood, nats a token, end of turn included."""
 
     tokens: int
+    accuracy: float | None = None
+    """Share of its tokens, end of turn included, that were the likeliest at their places; None
+    where the engine cannot say.
+    """
 
 
 @dataclass(frozen=True)
@@ -57,12 +70,17 @@ class Forced:
     """[T, V] float32: row t is what the model expects where token t stands."""
 
     def score(self) -> Score:
-        """Mean negative log-likelihood of the targets."""
+        """Mean negative log-likelihood of the targets, and how many were the likeliest."""
         chosen = [
             log_softmax(np.asarray(row[None]))[0, target]
             for row, target in zip(self.logits, self.targets, strict=True)
         ]
-        return Score(loss=float(-np.mean(chosen)), tokens=len(self.targets))
+        likeliest = np.argmax(self.logits, axis=-1) == self.targets
+        return Score(
+            loss=float(-np.mean(chosen)),
+            tokens=len(self.targets),
+            accuracy=float(np.mean(likeliest)),
+        )
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -80,14 +98,43 @@ class Engine(Protocol):
     def name(self) -> str:
         """As it stands in results: `hf:base`, `hf:tuned`, `llama_cpp:q8_0`."""
 
+    @property
+    def engine_type(self) -> EngineType:
+        """What kind of engine it is."""
+
+    @property
+    def version(self) -> str:
+        """The software that computes, with its version; a server's in its own words."""
+
+    @property
+    def can_score(self) -> bool:
+        """Whether `score` is to be had."""
+
     def complete(self, messages: Sequence[Message], *, max_new_tokens: int) -> Completion:
         """Greedy answer to a conversation that ends with a user's turn."""
 
     def score(self, messages: Sequence[Message], answer: str) -> Score:
-        """How likely `answer` is, teacher-forced, to the same conversation."""
+        """How likely `answer` is, teacher-forced, to the same conversation.
+
+        Raises:
+            StageError: always, where `can_score` is false.
+        """
 
     def close(self) -> None:
         """Free what the engine holds."""
+
+
+@runtime_checkable
+class BatchingEngine(Engine, Protocol):
+    """An engine that works on several conversations at once."""
+
+    def complete_all(
+        self, conversations: Iterable[Sequence[Message]], *, max_new_tokens: int
+    ) -> Iterator[Completion | Failure]:
+        """Greedy answers in the order of the conversations, which are taken a window at a time.
+
+        One that cannot be answered becomes a Failure, and the others go on.
+        """
 
 
 class ForcingEngine(Engine, Protocol):

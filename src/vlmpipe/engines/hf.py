@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,15 @@ from PIL import Image
 from vlmpipe.encoding.conversation import Message
 from vlmpipe.encoding.encoder import IGNORED, Encoded, Encoder
 from vlmpipe.encoding.rendered import prompt_ids
-from vlmpipe.engines.base import Completion, Forced, Score
+from vlmpipe.engines.base import Completion, EngineType, Forced, Score
 from vlmpipe.engines.contract_check import check_model
 
 
 class HfEngine:
     """Greedy answers and teacher-forced losses of a transformers or PEFT model."""
+
+    engine_type: EngineType = "hf"
+    can_score = True
 
     def __init__(self, model: Any, encoder: Encoder, name: str, *, adapter: bool = True) -> None:
         """Hold model and encoder against the contract.
@@ -36,6 +40,11 @@ class HfEngine:
     def name(self) -> str:
         """As it stands in results."""
         return self._name
+
+    @property
+    def version(self) -> str:
+        """Of transformers, which holds the model's code."""
+        return f"transformers {version('transformers')}"
 
     def complete(self, messages: Sequence[Message], *, max_new_tokens: int) -> Completion:
         """Greedy answer; transformers' generate with the key-value cache."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ from vlmpipe.encoding.chat import IMAGE_SLOT, Segment, render, render_segments
 from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.encoding.conversation import Message
 from vlmpipe.encoding.images import to_rgb
-from vlmpipe.engines.base import Completion, Forced, Score, log_softmax
+from vlmpipe.engines.base import Completion, EngineType, Forced, Score, log_softmax
 from vlmpipe.engines.contract_check import count_faults, id_faults, refuse
 from vlmpipe.engines.likely import Piece, choice_of
 from vlmpipe.engines.llama_runtime import LlamaRuntime, available_cpus
@@ -57,6 +58,9 @@ class LlamaCppEngine:
 
     One request at a time; not for use from several threads at once.
     """
+
+    engine_type: EngineType = "llama_cpp"
+    can_score = True
 
     def __init__(
         self,
@@ -104,6 +108,11 @@ class LlamaCppEngine:
             raise
         # Only now: the contract states what images come to that it resized itself.
         self._resize = resize
+
+    @property
+    def version(self) -> str:
+        """Of llama-cpp-python, which carries llama.cpp."""
+        return f"llama-cpp-python {version('llama-cpp-python')}"
 
     @property
     def n_ctx(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.encoding.conversation import Message
-from vlmpipe.engines.base import Completion, Score
+from vlmpipe.engines.base import Completion, EngineType, Score
 from vlmpipe.engines.ollama_api import LOGPROBS_SINCE, OllamaApi, understood, version_of
 from vlmpipe.engines.ollama_messages import chat_messages
 from vlmpipe.errors import StageError
@@ -36,6 +36,9 @@ class OllamaEngine:
     `placeholders`: the server was seen to put images where the text says `[img]`.
     """
 
+    engine_type: EngineType = "ollama"
+    can_score = False
+
     def __init__(
         self,
         api: OllamaApi,
@@ -49,7 +52,9 @@ class OllamaEngine:
         self.contract = contract
         self.placeholders = placeholders
         self._api = api
-        self._logprobs = version_of(api.version() or "") >= LOGPROBS_SINCE
+        said = api.version()
+        self.version = f"ollama {said or 'of unknown version'}"
+        self._logprobs = version_of(said or "") >= LOGPROBS_SINCE
 
     def complete(self, messages: Sequence[Message], *, max_new_tokens: int) -> Completion:
         """Greedy answer to a conversation that ends with a user's turn.

@@ -115,8 +115,6 @@ class Record(System):
     """Whole request."""
 
     first_token_seconds: float = 0.0
-    image_losses: dict[str, float] = Field(default_factory=dict)
-    """Loss with a `blank` and a `swapped` image, where that was asked for."""
 
     @property
     def system(self) -> System:

@@ -31,9 +31,9 @@ def open_subjects(
         ArtifactError: when train's folder holds no adapter that fits the base.
     """
     encoder = Encoder(load_tokenizer(base.folder), read_contract(train_folder))
-    model = _load(config, base.folder)
+    model = load_as_trained(config, base.folder)
     if config.train.method == "full":
-        tuned = _load(config, train_folder / "model")
+        tuned = load_as_trained(config, train_folder / "model")
         engines = {
             BASE: HfEngine(model, encoder, "hf:base"),
             TUNED: HfEngine(tuned, encoder, "hf:tuned"),
@@ -69,7 +69,8 @@ def with_adapter(model: Any, folder: Path) -> Any:
         ) from exc
 
 
-def _load(config: Config, folder: Path) -> Any:
+def load_as_trained(config: Config, folder: Path) -> Any:
+    """A model held as it was in training: 4-bit for qlora."""
     quantization = config.train.quantization if config.train.method == "qlora" else None
     return load_model(
         folder,

@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 VLMPIPE := $(BIN)/vlmpipe
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check clean bench-curriculum bench-merge bench-resize llama-tools \
+.PHONY: help setup demo test test-fast check clean bench-curriculum bench-merge bench-resize llama-tools mermaid \
 	stage-check stage-setup train validate merge convert deploy
 
 help: ## list the targets
@@ -38,6 +38,9 @@ bench-curriculum: setup ## what curriculum and loss mask are worth: 9 trainings,
 
 llama-tools: setup ## llama.cpp's programs, compiled once into the shared cache (10 minutes on two cores)
 	$(BIN)/python scripts/build_llama_tools.py
+
+mermaid: setup ## Mermaid's own parser, which tells whether charts are valid: needs Node 20 and npm
+	$(BIN)/python scripts/install_mermaid.py
 
 bench-merge: setup ## the streamed merge against PEFT's, 8 GB: about 10 minutes, 35 GB of disk, 16 GB of memory
 	$(BIN)/python benchmarks/merge.py $(ARGS)

@@ -78,3 +78,11 @@ echo "setup: installing the pinned libraries ..."
 # in a folder of its own: libraries that merely find it beside a CPU torch fail to import it.
 "$venv/bin/pip" install -q --no-deps --upgrade --target "$venv/oracle" \
     torchvision==0.28.0 || fail "torchvision, for tests only, did not install"
+# Charts are held against Mermaid's own parser where Node is; everything else goes without it.
+if command -v npm >/dev/null; then
+    "$venv/bin/python" scripts/install_mermaid.py ||
+        echo "setup: no Mermaid parser: validity of charts will be \"not measured\"; again: make mermaid" >&2
+else
+    echo "setup: no npm here: validity of charts will be \"not measured\";" \
+        "for it, install Node 20 with npm, then: make mermaid" >&2
+fi

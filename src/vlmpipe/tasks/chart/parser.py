@@ -42,7 +42,7 @@ def parse_chart(text: str) -> Chart:
     """
     if len(text) > MAX_CHARACTERS:
         raise ChartError(f"the text has more than {MAX_CHARACTERS} characters")
-    body = unicodedata.normalize("NFC", _unfenced(text.strip()))
+    body = unicodedata.normalize("NFC", unfenced(text))
     # Single spaces: patterns that may begin or end with white space stay linear.
     lines = [" ".join(line.split()) for line in body.splitlines() if line.strip()]
     if not lines:
@@ -50,7 +50,9 @@ def parse_chart(text: str) -> Chart:
     return _chart(lines[0], lines[1:])
 
 
-def _unfenced(text: str) -> str:
+def unfenced(text: str) -> str:
+    """Without a Markdown fence around it, and without white space there."""
+    text = text.strip()
     if not (text.startswith("```") and text.endswith("```") and "\n" in text):
         return text
     first, rest = text.split("\n", 1)

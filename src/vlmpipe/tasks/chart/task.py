@@ -10,9 +10,10 @@ from vlmpipe.tasks.base import LANGUAGES, Language, drawn_sample
 from vlmpipe.tasks.chart.difficulty import PRINTED_BELOW, chart_difficulty, log_share
 from vlmpipe.tasks.chart.drawing import Subject, draw, random_style
 from vlmpipe.tasks.chart.flow_synthetic import FlowPlan, random_flow
+from vlmpipe.tasks.chart.mermaid import is_valid_mermaid
 from vlmpipe.tasks.chart.metrics import chart_metrics
 from vlmpipe.tasks.chart.model import Chart, ChartError, PieChart
-from vlmpipe.tasks.chart.parser import parse_chart
+from vlmpipe.tasks.chart.parser import parse_chart, unfenced
 from vlmpipe.tasks.chart.render import render_chart
 from vlmpipe.tasks.chart.synthetic import random_axis_chart, random_pie
 from vlmpipe.tasks.chart.writer import mermaid
@@ -86,12 +87,14 @@ class ChartTask:
             return None
 
     def measure(self, prediction: str, reference: str) -> Mapping[str, float]:
-        """`chart_f1`, `chart_type`, `well_formed`, and the metrics of plain text.
+        """The metrics of `chart_metrics`, `valid`, and those of plain text.
 
-        Values have to be exact where the picture prints them, else within 1 %.
+        Values have to be exact where the picture prints them, else within 1 %. `valid` is what
+        Mermaid's own parser says, and left out where that is not installed.
         """
         return {
             **chart_metrics(prediction, reference, printed=self._printed(reference)),
+            **_validity(prediction),
             **text_metrics(prediction, reference),
         }
 
@@ -101,6 +104,11 @@ class ChartTask:
         except ChartError:
             return True
         return isinstance(chart, PieChart) or chart_difficulty(chart) < PRINTED_BELOW
+
+
+def _validity(prediction: str) -> dict[str, float]:
+    valid = is_valid_mermaid(unfenced(prediction))
+    return {} if valid is None else {"valid": float(valid)}
 
 
 def random_subject(rng: random.Random, language: Language, bounds: tuple[float, float]) -> Subject:

@@ -16,7 +16,7 @@ from data_files import SHARED_DATA
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.tasks import TASKS
 from vlmpipe.tasks.html_tables import parse_table, shape_of
-from vlmpipe.tasks.table.form import Cell, cell_accuracy, written
+from vlmpipe.tasks.table.form import Cell, written
 from vlmpipe.tasks.table.layout import places
 from vlmpipe.tasks.table.synthetic import Grid, random_grid
 
@@ -138,7 +138,11 @@ def test_target_is_a_whole_table_in_its_one_form(level: str) -> None:
         assert TABLE.measure(sample.reference, sample.reference) == {
             "teds": 1.0,
             "teds_structure": 1.0,
+            "structure_match": 1.0,
             "cell_accuracy": 1.0,
+            "cell_f1": 1.0,
+            "adjacency_f1": 1.0,
+            "well_formed": 1.0,
             "exact_match": 1.0,
             "agreement": 1.0,
             "cer": 0.0,
@@ -293,4 +297,4 @@ def test_real_tables_spread_over_the_scale_and_keep_every_cell_in_their_one_form
     for answer in answers:
         in_one_form = TABLE.canonical(answer)
         assert in_one_form is not None
-        assert cell_accuracy(parse_table(in_one_form), parse_table(answer)) == 1.0
+        assert accuracy(in_one_form, answer) == 1.0

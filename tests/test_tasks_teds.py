@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 from vlmpipe.tasks.html_tables import TableError, parse_table, shape_of
-from vlmpipe.tasks.teds import MAX_EXACT_PAIRS, aligned_distance, edit_distance, teds
+from vlmpipe.tasks.teds import MAX_EXACT_WORK, aligned_distance, edit_distance, teds
 
 TWO_BY_TWO = "<table><tr><td>a</td><td>b</td></tr><tr><td>c</td><td>d</td></tr></table>"
 """Seven nodes: table, two rows, four cells."""
@@ -152,11 +152,11 @@ def test_the_stand_in_for_large_tables_never_flatters() -> None:
 
 
 def test_large_tables_are_scored_by_aligned_rows() -> None:
-    rows = [f"<tr><td>{n}</td><td>{n * n}</td><td>{n % 7}</td></tr>" for n in range(400)]
+    rows = [f"<tr><td>{n}</td><td>{n * n}</td><td>{n % 7}</td></tr>" for n in range(1800)]
     reference = f"<table>{''.join(rows)}</table>"
     without_one_row = f"<table>{''.join(rows[:57] + rows[58:])}</table>"
     size = parse_table(reference).size
-    assert size * size > MAX_EXACT_PAIRS
+    assert size * size > MAX_EXACT_WORK
     assert teds(without_one_row, reference) == pytest.approx(1 - 4 / size)
     one_cell_wrong = reference.replace("<td>400</td>", "<td>900</td>", 1)
     assert teds(one_cell_wrong, reference) == pytest.approx(1 - (1 / 3) / size)

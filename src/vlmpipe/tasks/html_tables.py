@@ -77,8 +77,8 @@ def parse_table(text: str) -> Node:
     parser = html.HTMLParser(remove_comments=True, remove_pis=True, encoding="utf-8")
     try:
         page = html.document_fromstring(text.encode("utf-8", "replace"), parser=parser)
-    except etree.ParserError as exc:
-        raise TableError("the text is empty") from exc
+    except etree.LxmlError as exc:
+        raise TableError(f"the text cannot be read as HTML: {exc}") from exc
     table = page.find(".//table")
     if table is None:
         raise TableError("there is no <table> in the text")

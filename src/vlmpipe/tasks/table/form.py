@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vlmpipe.tasks.html_tables import Node
-from vlmpipe.tasks.table.layout import places
 
 MEANT = frozenset({"<sup>", "</sup>", "<sub>", "</sub>"})
 """Inner tags that change what a cell says; others, such as `<b>`, change how it looks."""
@@ -47,38 +46,25 @@ def canonical_html(table: Node) -> str | None:
     of a `thead` are header cells.
     """
     heads = {id(row) for part in table.children if part.tag == "thead" for row in part.rows()}
-    rows = [(id(row) in heads, _cells(row)) for row in table.rows()]
+    rows = [(id(row) in heads, cells_of(row)) for row in table.rows()]
     if not any(cells for _, cells in rows):
         return None
     return written(
         [
-            _cell_html(head or cell.tag == "th", cell.colspan, cell.rowspan, _content(cell))
+            _cell_html(head or cell.tag == "th", cell.colspan, cell.rowspan, content_of(cell))
             for cell in cells
         ]
         for head, cells in rows
     )
 
 
-def cell_accuracy(prediction: Node, reference: Node) -> float:
-    """Share of the reference's cells that the prediction has with the same text, white space made
-    one, in the same row and column with the same spans. 0.0 for a reference without cells.
-    """
-    wanted, found = _texts(reference), _texts(prediction)
-    right = sum(found.get(place) == cell for place, cell in wanted.items())
-    return right / len(wanted) if wanted else 0.0
-
-
-def _texts(table: Node) -> dict[tuple[int, int], tuple[str, int, int]]:
-    placed = places([_cells(row) for row in table.rows()])
-    return {place: (_content(cell), cell.colspan, cell.rowspan) for place, cell in placed.items()}
-
-
-def _cells(row: Node) -> Sequence[Node]:
+def cells_of(row: Node) -> Sequence[Node]:
+    """The cells that begin in a row."""
     return [cell for cell in row.children if cell.is_cell]
 
 
-def _content(cell: Node) -> str:
-    """Inner HTML of a cell as it is meant."""
+def content_of(cell: Node) -> str:
+    """Inner HTML of a cell as it is meant: white space made one, no tags but `sup` and `sub`."""
     return " ".join("".join(map(_token_html, cell.content)).split())
 
 

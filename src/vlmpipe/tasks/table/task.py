@@ -11,11 +11,11 @@ from vlmpipe.tasks.base import LANGUAGES, Language, drawn_sample
 from vlmpipe.tasks.html_tables import TableError, TableShape, parse_table, shape_of
 from vlmpipe.tasks.lots import nearest, outside
 from vlmpipe.tasks.table.drawing import draw_table
-from vlmpipe.tasks.table.form import canonical_html, cell_accuracy
+from vlmpipe.tasks.table.form import canonical_html
+from vlmpipe.tasks.table.metrics import table_metrics
 from vlmpipe.tasks.table.placing import place_table
 from vlmpipe.tasks.table.style import random_style
 from vlmpipe.tasks.table.synthetic import Grid, random_grid
-from vlmpipe.tasks.teds import teds
 from vlmpipe.tasks.text_metrics import text_metrics
 
 ATTEMPTS = 12
@@ -78,15 +78,13 @@ class TableTask:
         return self.canonical(answer)
 
     def measure(self, prediction: str, reference: str) -> Mapping[str, float]:
-        """`teds`, `teds_structure` (cells' text ignored), `cell_accuracy`, and the metrics of plain
-        text.
+        """`teds`, `teds_structure` (cells' text ignored), `structure_match` (whether that is 1),
+        `cell_accuracy`, `cell_f1`, `adjacency_f1`, `well_formed`, and the metrics of plain text.
+
+        `adjacency_f1` is left out where the reference has no two cells with text beside or below
+        one another.
         """
-        return {
-            "teds": teds(prediction, reference),
-            "teds_structure": teds(prediction, reference, structure_only=True),
-            "cell_accuracy": _cell_accuracy(prediction, reference),
-            **text_metrics(prediction, reference),
-        }
+        return {**table_metrics(prediction, reference), **text_metrics(prediction, reference)}
 
     def _grid(self, rng: random.Random, bounds: tuple[float, float], language: Language) -> Grid:
         return nearest(
@@ -94,13 +92,6 @@ class TableTask:
             lambda grid: outside(self.difficulty(grid.html()), bounds),
             ATTEMPTS,
         )
-
-
-def _cell_accuracy(prediction: str, reference: str) -> float:
-    try:
-        return cell_accuracy(parse_table(prediction), parse_table(reference))
-    except TableError:
-        return 0.0
 
 
 def _share(value: float, low: float, high: float) -> float:

@@ -14,6 +14,7 @@ from rich.console import Console
 from vlmpipe import __version__
 from vlmpipe.cli import config, data, gguf
 from vlmpipe.cli.console import print_error
+from vlmpipe.cli.evaluate import evaluate
 from vlmpipe.cli.output import error_as_json, print_json
 from vlmpipe.cli.prepare_image import prepare_image
 from vlmpipe.cli.run_all import run_all
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.command("run-all")(run_all)
 for _name in SUMMARIES:
     app.command(_name)(stage_command(_name))
+app.command()(evaluate)
 app.command()(serve)
 app.command()(status)
 app.command("prepare-image")(prepare_image)

@@ -1,7 +1,7 @@
 """Task metrics in processes of their own: an answer is text that nobody vouches for.
 
-A parser that crashes, hangs or eats memory over one answer ends a worker process, which is replaced,
-and that answer alone goes without metrics. The engine does not wait for any of it.
+A parser that crashes, hangs or eats memory over one answer ends a worker process, which is
+replaced, and that answer alone goes without metrics. The engine does not wait for any of it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NICENESS = 5
 """Engines come first where there are few cores."""
 
 Measure = Callable[[str, str, str], dict[str, float]]
-"""Task, prediction and reference to metrics; a function of a module, for other processes call it."""
+"""Task, prediction, reference to metrics: a function of a module, since other processes call it."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,293 @@
+"""`vlmpipe evaluate`: the same samples through every engine, side by side."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vlmpipe.cli import options
+from vlmpipe.cli.console import RichReporter
+from vlmpipe.cli.execute import quieten_libraries
+from vlmpipe.cli.output import print_json, stdout_reserved
+from vlmpipe.config import Config, load_config
+from vlmpipe.errors import ConfigError, InterruptError, StageError
+from vlmpipe.pipeline.lock import run_lock
+
+if TYPE_CHECKING:
+    from vlmpipe.evaluation.opening import Asking
+    from vlmpipe.evaluation.side_by_side.every import Evaluation, Standing
+    from vlmpipe.evaluation.side_by_side.run import Setting
+    from vlmpipe.evaluation.statistics import Paired
+    from vlmpipe.evaluation.summary import Figure
+    from vlmpipe.evaluation.systems import Systems
+
+ALL = "all"
+LEGEND = (
+    "95 %: bootstrap interval of the mean. Δ and same: against the first engine, on samples that"
+    " both answered; * p < 0.05 in a paired permutation test. s: median of whole requests."
+)
+RESIZES = ("contract", "runtime")
+
+
+def evaluate(
+    overrides: options.Overrides = None,
+    config: options.ConfigFiles = None,
+    engines: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated: hf:base, hf:adapter, hf:merged, llama_cpp:QUANT,"
+            " openai:URL[#MODEL], ollama:MODEL; 'all' is what the run published.",
+            metavar="LIST",
+        ),
+    ] = ALL,
+    data: Annotated[
+        str,
+        typer.Option(help="heldout, train, or a JSONL file of messages.", metavar="DATA"),
+    ] = "heldout",
+    limit: Annotated[
+        int | None, typer.Option(help="Only the first so many samples.", min=1)
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(help="An answer is cut here; unset: validate.max_new_tokens.", min=1),
+    ] = None,
+    reliance: Annotated[
+        int,
+        typer.Option(
+            help="Samples asked again with a blank and with another's image; 0: none.", min=0
+        ),
+    ] = 4,
+    score: Annotated[
+        bool,
+        typer.Option("--score/--no-score", help="Teacher-force references where engines can."),
+    ] = True,
+    batch_size: Annotated[
+        int, typer.Option(help="Conversations that hf engines generate for at once.", min=1)
+    ] = 1,
+    concurrency: Annotated[
+        int, typer.Option(help="Requests that a server is sent at once.", min=1)
+    ] = 4,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds for one answer; then its sample has failed.", min=1)
+    ] = 600.0,
+    resize: Annotated[
+        str,
+        typer.Option(
+            help="Who resizes images sent to servers: contract (here, exactly) or runtime (they).",
+            metavar="contract|runtime",
+        ),
+    ] = "contract",
+    api_key_env: Annotated[
+        str, typer.Option(help="Environment variable with the servers' key.", metavar="NAME")
+    ] = "OPENAI_API_KEY",
+    as_json: options.AsJson = False,
+) -> None:
+    """Run the same samples through every engine; answers go into outputs/RUN/predictions.
+
+    What was answered already is not asked again. Exit code 5: some samples or engines failed.
+    """
+    from vlmpipe.evaluation.opening import Asking
+
+    loaded = load_config(config or (), overrides or ())
+    if resize not in RESIZES:
+        raise ConfigError(
+            f"--resize {resize!r} is neither", "choose one: --resize contract|runtime"
+        )
+    asked = _Asked(
+        config=loaded,
+        engines=engines,
+        data=data,
+        limit=limit,
+        max_new_tokens=max_new_tokens or loaded.validation.max_new_tokens,
+        reliance=reliance,
+        scored=score,
+        asking=Asking(
+            concurrency=concurrency,
+            timeout_s=timeout,
+            api_key_env=api_key_env,
+            resize="runtime" if resize == "runtime" else "contract",
+            batch_size=batch_size,
+        ),
+    )
+    quieten_libraries()
+    console = Console(stderr=as_json)
+    with stdout_reserved(as_json):
+        found, report = _run(asked, console)
+    _print(asked, found, report, console, as_json=as_json)
+    if not found.complete:
+        raise StageError(
+            "not every sample was answered by every engine",
+            f"what failed is asked again by the same command: {_command()}",
+            problems=_problems(found),
+        )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the command was told."""
+
+    config: Config
+    engines: str
+    data: str
+    limit: int | None
+    max_new_tokens: int
+    reliance: int
+    scored: bool
+    asking: Asking
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run's stages are."""
+        return self.config.run.outputs_dir / self.config.run.name
+
+
+def _run(asked: _Asked, console: Console) -> tuple[Evaluation, Path]:
+    from vlmpipe.evaluation.report import write_report
+    from vlmpipe.evaluation.side_by_side.every import evaluate as ask_all
+    from vlmpipe.evaluation.systems import Systems
+
+    if not asked.run_folder.is_dir():
+        raise _no_run(asked.config)
+    systems = Systems(asked.config, asked.run_folder, asked.asking)
+    orders = systems.orders(_names(asked.engines, systems))
+    setting = _setting(asked, systems)
+    reporter = RichReporter(console)
+    console.print(
+        f"{setting.source.count} samples of {setting.source.name}, "
+        + ", ".join(order.name for order in orders),
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    try:
+        with run_lock(asked.run_folder, _command()):
+            found = ask_all(orders, setting, reporter)
+            return found, write_report(asked.run_folder)
+    except KeyboardInterrupt as exc:
+        raise InterruptError(
+            "interrupted; what was answered stays", f"go on with: {_command()}"
+        ) from exc
+    finally:
+        reporter.progress_done()
+
+
+def _setting(asked: _Asked, systems: Systems) -> Setting:
+    from vlmpipe.evaluation.records import PREDICTIONS_FOLDER
+    from vlmpipe.evaluation.side_by_side.child import Plan
+    from vlmpipe.evaluation.side_by_side.run import Setting
+    from vlmpipe.evaluation.sources import open_source
+
+    return Setting(
+        source=open_source(asked.config, asked.data, systems.setup_folder(), asked.limit),
+        plan=Plan(asked.max_new_tokens, asked.scored, asked.reliance),
+        folder=asked.run_folder / PREDICTIONS_FOLDER,
+        log=asked.run_folder / "logs" / "evaluate.log",
+        seed=asked.config.run.seed,
+        timeout_s=asked.asking.timeout_s,
+        whole=asked.limit is None,
+    )
+
+
+def _names(engines: str, systems: Systems) -> list[str]:
+    if engines == ALL:
+        return systems.offered()
+    return [name.strip() for name in engines.split(",") if name.strip()]
+
+
+def _no_run(config: Config) -> ConfigError:
+    outputs, name = config.run.outputs_dir, config.run.name
+    there = [path.name for path in outputs.glob("*/") if path.is_dir()] if outputs.is_dir() else []
+    close = difflib.get_close_matches(name, there, n=3)
+    hint = f"; did you mean run.name={close[0]}?" if close else ""
+    return ConfigError(
+        f"there is no run {name!r} in {outputs}{hint}",
+        "name the one to evaluate: run.name=NAME, or -c FILE of its configuration",
+        "or make it: `vlmpipe run-all` with the same options",
+    )
+
+
+def _command() -> str:
+    return shlex.join(["vlmpipe", *sys.argv[1:]])
+
+
+def _problems(found: Evaluation) -> list[str]:
+    refused = [f"{name} was not opened: {error.message}" for name, error in found.refused.items()]
+    given_up = [f"{each.engine} was given up: {each.given_up}" for each in found.passes]
+    failed = [f"{each.engine}: {each.failed} samples failed" for each in found.passes]
+    return [
+        *refused,
+        *(line for each, line in zip(found.passes, given_up, strict=True) if each.given_up),
+        *(line for each, line in zip(found.passes, failed, strict=True) if each.failed),
+    ]
+
+
+def _print(
+    asked: _Asked, found: Evaluation, report: Path, console: Console, *, as_json: bool
+) -> None:
+    if as_json and found.complete:
+        engines = [asdict(each) for each in found.standings]
+        print_json({"run": asked.config.run.name, "engines": engines, "report": str(report)})
+        return
+    if found.standings:
+        console.print(_table(found.standings))
+        if len(found.standings) > 1:
+            console.print(
+                LEGEND,
+                style="dim",
+                highlight=False,
+                soft_wrap=True,
+            )
+    for each in found.passes:
+        console.print(f"records: {each.path}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(standings: Sequence[Standing]) -> Table:
+    metric = standings[0].summary.primary_metric
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("engine", no_wrap=True)
+    for column in (metric, "95 %", "Δ", "same", "loss", "cut", "failed", "s", "tokens/s"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for each in standings:
+        table.add_row(*map(escape, _row(each, metric)))
+    return table
+
+
+def _row(standing: Standing, metric: str) -> list[str]:
+    summary = standing.summary
+    figure, loss = summary.metrics.get(metric), summary.metrics.get("loss")
+    return [
+        standing.engine,
+        "not measured" if figure is None else f"{figure.value:.3f}",
+        _interval(figure),
+        _difference(standing.against_first),
+        "" if standing.same_answers is None else f"{standing.same_answers:.0%}",
+        "–" if loss is None else f"{loss.value:.3f}",
+        f"{summary.cut} of {summary.answered}",
+        str(summary.failed),
+        f"{summary.latency_s.get('median', 0.0):.2f}",
+        f"{summary.tokens_per_second:.0f}",
+    ]
+
+
+def _interval(figure: Figure | None) -> str:
+    if figure is None or figure.interval is None:
+        return "–"
+    return f"{figure.interval.low:.3f}–{figure.interval.high:.3f}"
+
+
+def _difference(paired: Paired | None) -> str:
+    if paired is None or not paired.samples:
+        return ""
+    return f"{paired.difference:+.3f}{'*' if paired.significant else ''}"

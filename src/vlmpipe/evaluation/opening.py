@@ -1,0 +1,116 @@
+"""Opens engines from plain arguments, in whatever process it is called."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vlmpipe.config import Config
+from vlmpipe.encoding.contract import PreprocessContract, read_contract
+from vlmpipe.engines.base import Engine
+from vlmpipe.errors import ToolError
+
+Resize = Literal["contract", "runtime"]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How engines are asked that work on several conversations at once."""
+
+    concurrency: int = 4
+    """Requests to a server in flight at once."""
+
+    timeout_s: float = 600.0
+    """For one request to a server."""
+
+    retries: int = 4
+    api_key_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds a server's key."""
+
+    resize: Resize = "contract"
+    """`runtime`: images are sent as they are, for servers that resize as training did."""
+
+    batch_size: int = 1
+    """Conversations that transformers generates for at once."""
+
+
+def open_trained(
+    config: Config, setup: Path, train: Path, name: str, subject: str, batch_size: int
+) -> Engine:
+    """`base`, `adapter` or `full` of a training, held as it was in training (4-bit for qlora)."""
+    from vlmpipe.encoding.encoder import Encoder
+    from vlmpipe.engines.hf import HfEngine
+    from vlmpipe.evaluation.subjects import load_as_trained, with_adapter
+    from vlmpipe.models.base import read_base
+    from vlmpipe.models.loading import load_tokenizer
+
+    base = read_base(setup)
+    model = load_as_trained(config, train / "model" if subject == "full" else base.folder)
+    if subject == "adapter":
+        model = with_adapter(model, train / "adapter")
+    encoder = Encoder(load_tokenizer(base.folder), read_contract(train))
+    return HfEngine(model, encoder, name, batch_size=batch_size)
+
+
+def open_merged(config: Config, merge: Path, name: str, batch_size: int) -> Engine:
+    """The merged folder, in the precision of `model.dtype`."""
+    from vlmpipe.encoding.encoder import Encoder
+    from vlmpipe.engines.hf import HfEngine
+    from vlmpipe.models.loading import load_model, load_tokenizer, resolve_dtype
+
+    model = load_model(
+        merge / "model",
+        dtype=resolve_dtype(config.model.dtype),
+        quantization=None,
+        attn_implementation=config.model.attn_implementation,
+    )
+    encoder = Encoder(load_tokenizer(merge / "model"), read_contract(merge))
+    return HfEngine(model, encoder, name, batch_size=batch_size)
+
+
+def open_gguf(gguf: Path, mmproj: Path | None, contract: PreprocessContract, name: str) -> Engine:
+    """A GGUF pair in process, on the GPU where llama.cpp was built for one."""
+    from vlmpipe.engines.llama_cpp import LlamaCppEngine
+    from vlmpipe.system.llama_cpp import built_with_cuda
+
+    layers = -1 if built_with_cuda() else 0
+    return LlamaCppEngine(gguf, mmproj, contract, name=name, n_gpu_layers=layers)
+
+
+def open_openai(
+    url: str, model: str | None, contract: PreprocessContract, name: str, asking: Asking
+) -> Engine:
+    """A model behind an OpenAI-compatible server."""
+    from vlmpipe.engines.openai import OpenAIEngine
+
+    return OpenAIEngine(
+        url,
+        model,
+        contract,
+        name=name,
+        api_key=os.environ.get(asking.api_key_env),
+        timeout_s=asking.timeout_s,
+        retries=asking.retries,
+        concurrency=asking.concurrency,
+        resize=asking.resize,
+    )
+
+
+def open_ollama(url: str, model: str, contract: PreprocessContract) -> Engine:
+    """A model that an Ollama server has.
+
+    Raises:
+        ToolError: when no server answers there.
+    """
+    from vlmpipe.engines.ollama import OllamaEngine
+    from vlmpipe.engines.ollama_api import OllamaApi
+
+    api = OllamaApi(url)
+    if api.version() is None:
+        raise ToolError(
+            f"no Ollama server answers at {url}",
+            "start it: `ollama serve`, or say where it is: convert.ollama_url=http://HOST:11434",
+        )
+    return OllamaEngine(api, model, contract)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from vlmpipe.config.base import GateMode, Section
+from vlmpipe.config.judge import JudgeConfig
 
 
 class ValidateConfig(Section):
@@ -34,3 +35,6 @@ class ValidateConfig(Section):
 
     gate: GateMode = "enforce"
     """merge refuses an adapter whose verdict failed, unless told `--allow-failed-gate`."""
+
+    judge: JudgeConfig | None = None
+    """A language model that judges the answers as well; off unless given."""

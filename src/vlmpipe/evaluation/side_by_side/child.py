@@ -196,9 +196,9 @@ class _Asking:
             prompt = prompt_text(sample.prompt)
             asked = Asked(sample.id, inputs, sample.task, prompt, sample.reference)
             self._connection.send(asked)
-            if self._begun is None:
-                self._begun = begun = time.perf_counter()
-            self._loading_seconds += time.perf_counter() - begun
+            now = time.perf_counter()
+            self._loading_seconds += now - begun
+            self._begun = self._begun or now
             yield sample.prompt
             begun = time.perf_counter()
         self._loading_seconds += time.perf_counter() - begun

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -255,10 +254,10 @@ def _print(
 
 def _table(standings: Sequence[Standing]) -> Table:
     metric = standings[0].summary.primary_metric
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("engine", no_wrap=True)
-    for column in (metric, "95 %", "Δ", "same", "loss", "cut", "failed", "s", "tokens/s"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    table.add_column("engine", overflow="fold")
+    for column in (metric, "95 %", "Δ", "same", "loss", "cut", "failed", "s"):
+        table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
     for each in standings:
         table.add_row(*map(escape, _row(each, metric)))
     return table
@@ -274,10 +273,9 @@ def _row(standing: Standing, metric: str) -> list[str]:
         _difference(standing.against_first),
         "" if standing.same_answers is None else f"{standing.same_answers:.0%}",
         "–" if loss is None else f"{loss.value:.3f}",
-        f"{summary.cut} of {summary.answered}",
+        str(summary.cut),
         str(summary.failed),
         f"{summary.latency_s.get('median', 0.0):.2f}",
-        f"{summary.tokens_per_second:.0f}",
     ]
 
 

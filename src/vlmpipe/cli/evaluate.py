@@ -222,13 +222,13 @@ def _command() -> str:
 
 def _problems(found: Evaluation) -> list[str]:
     refused = [f"{name} was not opened: {error.message}" for name, error in found.refused.items()]
-    given_up = [f"{each.engine} was given up: {each.given_up}" for each in found.passes]
-    failed = [f"{each.engine}: {each.failed} samples failed" for each in found.passes]
-    return [
-        *refused,
-        *(line for each, line in zip(found.passes, given_up, strict=True) if each.given_up),
-        *(line for each, line in zip(found.passes, failed, strict=True) if each.failed),
+    given_up = [f"{p.engine} was given up: {p.given_up}" for p in found.passes if p.given_up]
+    failed = [
+        f"{p.engine}: {p.failed} samples failed, the first: {p.first_error}"
+        for p in found.passes
+        if p.failed
     ]
+    return [*refused, *given_up, *failed]
 
 
 def _print(

@@ -70,13 +70,22 @@ def open_merged(config: Config, merge: Path, name: str, batch_size: int) -> Engi
     return HfEngine(model, encoder, name, batch_size=batch_size)
 
 
-def open_gguf(gguf: Path, mmproj: Path | None, contract: PreprocessContract, name: str) -> Engine:
+def open_gguf(
+    config: Config, gguf: Path, mmproj: Path | None, contract: PreprocessContract, name: str
+) -> Engine:
     """A GGUF pair in process, on the GPU where llama.cpp was built for one."""
     from vlmpipe.engines.llama_cpp import LlamaCppEngine
     from vlmpipe.system.llama_cpp import built_with_cuda
 
     layers = -1 if built_with_cuda() else 0
-    return LlamaCppEngine(gguf, mmproj, contract, name=name, n_gpu_layers=layers)
+    return LlamaCppEngine(
+        gguf,
+        mmproj,
+        contract,
+        name=name,
+        n_ctx=config.deploy.context_length,
+        n_gpu_layers=layers,
+    )
 
 
 def open_openai(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -73,6 +74,13 @@ def open_source(config: Config, data: str, setup: Path | None, limit: int | None
     if data in SPLITS:
         return _split_source("train" if data == "train" else "heldout", setup, limit)
     path = Path(data)
+    if not path.is_file():
+        near = difflib.get_close_matches(data, SPLITS, n=1)
+        hint = f"; did you mean --data {near[0]}?" if near else ""
+        raise ConfigError(
+            f"{data!r} is neither a split nor a file{hint}",
+            "evaluate on: --data heldout, --data train, --data FILE.jsonl",
+        )
     source = DataSource(path=path, task=config.data.task)
     asked = config.model_copy(
         update={"data": config.data.model_copy(update={"sources": (source,)})}

@@ -200,7 +200,8 @@ class Systems:
         }
         gguf, *mmproj = [convert.folder / "gguf" / each for each in names]
         contract = read_contract(convert.folder)
-        open_ = partial(opening.open_gguf, gguf, mmproj[0] if mmproj else None, contract, name)
+        mmproj_file = mmproj[0] if mmproj else None
+        open_ = partial(opening.open_gguf, self._config, gguf, mmproj_file, contract, name)
         return self._order(name, "llama_cpp", "merged", quant, digests, contract, open_)
 
     def _openai(self, name: str, address: str) -> SystemOrder:

@@ -206,7 +206,11 @@ class _Asking:
     def _score(self, sample: Sample, completion: Completion | Failure) -> Score | None:
         if isinstance(completion, Failure) or not (self._plan.scored and self._engine.can_score):
             return None
-        return self._engine.score(sample.prompt, sample.reference)
+        try:
+            return self._engine.score(sample.prompt, sample.reference)
+        except VlmpipeError:
+            # A reference that does not fit the context, say: the answer stands without its loss.
+            return None
 
     def _reliance(self) -> tuple[Mapping[str, float], str | None]:
         """Reliance metrics without the engine's name, or why there are none."""
@@ -219,14 +223,17 @@ class _Asking:
         if unmeasured:
             return {}, unmeasured
         primary = task_of(samples[0].task).primary_metric
-        measured = measure_reliance(
-            self._engine,
-            probes_of(samples),
-            task_of,
-            primary,
-            max_new_tokens=self._plan.max_new_tokens,
-            on_step=lambda: self._connection.send(Alive()),
-        )
+        try:
+            measured = measure_reliance(
+                self._engine,
+                probes_of(samples),
+                task_of,
+                primary,
+                max_new_tokens=self._plan.max_new_tokens,
+                on_step=lambda: self._connection.send(Alive()),
+            )
+        except VlmpipeError as error:
+            return {}, error.message
         flat = measured.as_metrics(primary, "")
         return {name.split("/")[1]: value for name, value in flat.items()}, None
 

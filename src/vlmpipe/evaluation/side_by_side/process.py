@@ -42,6 +42,7 @@ class EngineProcess:
         self._order = order
         self._timeout_s = timeout_s
         self._log = log
+        self._open = False
         # A forked child of a process with threads of torch or llama.cpp may never wake.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
@@ -66,6 +67,7 @@ class EngineProcess:
             ) from exc
         if not isinstance(message, Ready):
             raise TypeError(f"expected Ready, got {message!r}")
+        self._open = True
         return message
 
     def begin(self, work: Work) -> None:
@@ -101,6 +103,8 @@ class EngineProcess:
             ) from None
         if isinstance(message, Crashed):
             self._process.join(GRACE_S)
+            raise EngineDiedError(f"the engine failed: {message.message}")
+        if isinstance(message, Broken) and self._open:
             raise EngineDiedError(f"the engine failed: {message.message}")
         if isinstance(message, Broken):
             raise StageError(

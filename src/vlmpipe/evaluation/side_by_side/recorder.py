@@ -37,6 +37,7 @@ class Recorder:
         self._waiting: deque[tuple[Record, Future[dict[str, float]] | None]] = deque()
         self.written = 0
         self.failed = 0
+        self.first_error: str | None = None
 
     def take(self, asked: Asked, completion: Completion | Failure, score: Score | None) -> None:
         """An outcome; blocks where too many wait to be measured."""
@@ -59,6 +60,7 @@ class Recorder:
             self._ledger.add(record)
             self.written += 1
             self.failed += record.status == "failed"
+            self.first_error = self.first_error or record.error
             self._on_record()
 
     def _record(

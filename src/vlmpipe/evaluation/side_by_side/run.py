@@ -56,6 +56,9 @@ class Pass:
 
     written: int
     failed: int
+    first_error: str | None
+    """Why the first of them failed."""
+
     set_aside: Path | None
     """Where records of an earlier state of the engine went."""
 
@@ -109,6 +112,7 @@ class _EnginePass:
             known=books.known,
             written=books.recorder.written,
             failed=books.recorder.failed,
+            first_error=books.recorder.first_error,
             set_aside=books.ledger.set_aside,
             given_up=given_up,
         )

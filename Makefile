@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 VLMPIPE := $(BIN)/vlmpipe
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check clean bench-curriculum bench-merge bench-resize llama-tools mermaid \
+.PHONY: help setup demo test test-fast check clean bench-curriculum bench-eval bench-merge bench-resize llama-tools mermaid \
 	stage-check stage-setup train validate merge convert deploy
 
 help: ## list the targets
@@ -41,6 +41,9 @@ llama-tools: setup ## llama.cpp's programs, compiled once into the shared cache 
 
 mermaid: setup ## Mermaid's own parser, which tells whether charts are valid: needs Node 20 and npm
 	$(BIN)/python scripts/install_mermaid.py
+
+bench-eval: setup ## what evaluation costs: TEDS of 1,000 pairs of tables, about 15 minutes on two cores
+	$(BIN)/python benchmarks/evaluation.py $(ARGS)
 
 bench-merge: setup ## the streamed merge against PEFT's, 8 GB: about 10 minutes, 35 GB of disk, 16 GB of memory
 	$(BIN)/python benchmarks/merge.py $(ARGS)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,11 @@ from PIL import Image
 from vlmpipe.encoding.conversation import Message
 from vlmpipe.encoding.encoder import IGNORED, Encoded, Encoder
 from vlmpipe.encoding.rendered import prompt_ids
-from vlmpipe.engines.base import Completion, EngineType, Forced, Score
+from vlmpipe.engines.answering import failure_of
+from vlmpipe.engines.base import Completion, EngineType, Failure, Forced, Score
 from vlmpipe.engines.contract_check import check_model
+from vlmpipe.engines.hf_batch import Generated, StepClock, batch_tensors, taken_apart
+from vlmpipe.errors import StageError, VlmpipeError
 
 
 class HfEngine:
@@ -24,8 +27,16 @@ class HfEngine:
     engine_type: EngineType = "hf"
     can_score = True
 
-    def __init__(self, model: Any, encoder: Encoder, name: str, *, adapter: bool = True) -> None:
-        """Hold model and encoder against the contract.
+    def __init__(
+        self,
+        model: Any,
+        encoder: Encoder,
+        name: str,
+        *,
+        adapter: bool = True,
+        batch_size: int = 1,
+    ) -> None:
+        """Hold model and encoder against the contract; `batch_size` is for `complete_all`.
 
         Raises:
             ArtifactError: when image-token counts, token ids or shapes differ from it.
@@ -35,6 +46,7 @@ class HfEngine:
         self._encoder = encoder
         self._name = name
         self._adapter = adapter
+        self._batch_size = batch_size
 
     @property
     def name(self) -> str:
@@ -48,33 +60,19 @@ class HfEngine:
 
     def complete(self, messages: Sequence[Message], *, max_new_tokens: int) -> Completion:
         """Greedy answer; transformers' generate with the key-value cache."""
-        encoded = self._encoder.encode_prompt(messages)
-        inputs = self.model_inputs(encoded)
-        clock = _FirstTokenClock()
-        with self._inference():
-            output = self._model.generate(
-                **inputs,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                repetition_penalty=1.0,
-                eos_token_id=self._encoder.stop_token_ids,
-                pad_token_id=self._encoder.tokenizer.pad_token_id,
-                streamer=clock,
-            )
-        seconds = time.perf_counter() - clock.begun
-        new = output[0, len(encoded.input_ids) :].tolist()
-        stopped = bool(new) and new[-1] in self._encoder.stop_token_ids
-        return Completion(
-            text=self._encoder.decode(new),
-            finish_reason="stop" if stopped else "length",
-            prompt_tokens=len(encoded.input_ids),
-            completion_tokens=len(new),
-            seconds=seconds,
-            first_token_seconds=clock.first_token_seconds(seconds),
-        )
+        return self._generate([self._encoder.encode_prompt(messages)], max_new_tokens)[0]
+
+    def complete_all(
+        self, conversations: Iterable[Sequence[Message]], *, max_new_tokens: int
+    ) -> Iterator[Completion | Failure]:
+        """The same for many, `batch_size` at a time.
+
+        Times are of the batch up to an answer's own last token. In 16 bit, a batch rounds otherwise
+        than its conversations would one by one, and a tie between two tokens may fall otherwise.
+        """
+        rest = iter(conversations)
+        while batch := list(islice(rest, self._batch_size)):
+            yield from self._complete_batch(batch, max_new_tokens)
 
     def score(self, messages: Sequence[Message], answer: str) -> Score:
         """Mean negative log-likelihood of the answer, end of turn included, in nats a token."""
@@ -118,50 +116,80 @@ class HfEngine:
 
     def model_inputs(self, encoded: Encoded) -> dict[str, Any]:
         """Tensors of one conversation, batch of one, on the model's device."""
-        import torch
-
-        ids = torch.tensor([encoded.input_ids])
-        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        if encoded.pixel_values is not None and encoded.image_grid_thw is not None:
-            # Without the type ids Qwen2.5-VL silently goes on with wrong positions.
-            inputs["mm_token_type_ids"] = torch.tensor([encoded.image_mask])
-            inputs["pixel_values"] = torch.from_numpy(encoded.pixel_values)
-            inputs["image_grid_thw"] = torch.from_numpy(encoded.image_grid_thw)
-        return {key: value.to(self._model.device) for key, value in inputs.items()}
+        return self._inputs([encoded])
 
     def close(self) -> None:
         """Drop the model."""
         self._model = None
+
+    def _inputs(self, batch: Sequence[Encoded]) -> dict[str, Any]:
+        tensors = batch_tensors(batch, self._encoder.tokenizer.pad_token_id)
+        return {key: value.to(self._model.device) for key, value in tensors.items()}
+
+    def _complete_batch(
+        self, batch: Sequence[Sequence[Message]], max_new_tokens: int
+    ) -> list[Completion | Failure]:
+        encoded: list[Encoded | Failure] = [self._encoded(messages) for messages in batch]
+        whole = [each for each in encoded if isinstance(each, Encoded)]
+        try:
+            answered = iter(self._generate(whole, max_new_tokens) if whole else [])
+        except VlmpipeError as error:
+            return [failure_of(error)] * len(batch)
+        return [each if isinstance(each, Failure) else next(answered) for each in encoded]
+
+    def _encoded(self, messages: Sequence[Message]) -> Encoded | Failure:
+        try:
+            return self._encoder.encode_prompt(messages)
+        except VlmpipeError as error:
+            return failure_of(error)
+
+    def _generate(self, batch: Sequence[Encoded], max_new_tokens: int) -> list[Completion]:
+        inputs = self._inputs(batch)
+        clock = StepClock()
+        with self._inference():
+            output = self._model.generate(
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                repetition_penalty=1.0,
+                eos_token_id=self._encoder.stop_token_ids,
+                pad_token_id=self._encoder.tokenizer.pad_token_id,
+                streamer=clock,
+            )
+        rows = output[:, inputs["input_ids"].shape[1] :].tolist()
+        answers = taken_apart(rows, self._encoder.stop_token_ids)
+        return [
+            self._completion(encoded, answer, clock)
+            for encoded, answer in zip(batch, answers, strict=True)
+        ]
+
+    def _completion(self, encoded: Encoded, answer: Generated, clock: StepClock) -> Completion:
+        return Completion(
+            text=self._encoder.decode(answer.tokens),
+            finish_reason="stop" if answer.stopped else "length",
+            prompt_tokens=len(encoded.input_ids),
+            completion_tokens=len(answer.tokens),
+            seconds=clock.seconds_after(len(answer.tokens)),
+            first_token_seconds=clock.seconds_after(1),
+        )
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
         import torch
 
         switched_off = nullcontext() if self._adapter else self._model.disable_adapter()
-        with torch.inference_mode(), switched_off:
-            yield
-
-
-class _FirstTokenClock:
-    """A streamer that notes when the first new token came."""
-
-    def __init__(self) -> None:
-        self.begun = time.perf_counter()
-        self._first: float | None = None
-        self._prompt_seen = False
-
-    def put(self, value: Any) -> None:
-        """Called with the prompt, then with each token."""
-        if self._prompt_seen and self._first is None:
-            self._first = time.perf_counter() - self.begun
-        self._prompt_seen = True
-
-    def end(self) -> None:
-        """Called once at the end."""
-
-    def first_token_seconds(self, otherwise: float) -> float:
-        """Seconds until the first token, `otherwise` where none came."""
-        return self._first if self._first is not None else otherwise
+        try:
+            with torch.inference_mode(), switched_off:
+                yield
+        except torch.OutOfMemoryError as exc:
+            raise StageError(
+                f"{self._name} ran out of GPU memory: {exc}",
+                "answer fewer at once: --batch-size 1",
+                "or allow smaller images: model.max_pixels=N",
+            ) from exc
 
 
 def _last_answer_start(labels: Sequence[int]) -> int:

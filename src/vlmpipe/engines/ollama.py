@@ -11,8 +11,9 @@ from typing import Any
 from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.encoding.conversation import Message
 from vlmpipe.engines.base import Completion, EngineType, Score
-from vlmpipe.engines.ollama_api import LOGPROBS_SINCE, OllamaApi, understood, version_of
+from vlmpipe.engines.ollama_api import LOGPROBS_SINCE, OllamaApi, version_of
 from vlmpipe.engines.ollama_messages import chat_messages
+from vlmpipe.engines.replies import understood
 from vlmpipe.errors import StageError
 
 NANOSECONDS = 1e9

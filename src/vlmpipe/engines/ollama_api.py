@@ -7,10 +7,10 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from vlmpipe.engines.replies import understood
 from vlmpipe.errors import ToolError
 
 if TYPE_CHECKING:
@@ -143,19 +143,6 @@ class OllamaApi:
             return self._client.request(method, route, **arguments)
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             raise ToolError(f"{route}: {exc or type(exc).__name__}") from exc
-
-
-@contextmanager
-def understood(route: str) -> Iterator[None]:
-    """Take what breaks within, where a reply is read, for a fault of the server.
-
-    Raises:
-        ToolError: when a value is missing, or of another kind than it should be.
-    """
-    try:
-        yield
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as exc:
-        raise ToolError(f"{route} answered nonsense: {exc!r}") from exc
 
 
 def version_of(text: str) -> Version:

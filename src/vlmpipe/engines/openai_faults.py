@@ -1,0 +1,89 @@
+"""What the `openai` client raises, as this project's errors: which may pass when asked again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import httpx2
+import openai
+
+from vlmpipe.engines.openai_transport import late
+from vlmpipe.engines.replies import MAX_SAID, BrokenOffError
+from vlmpipe.errors import ConfigError, ToolError, VlmpipeError
+
+PASSING = (408, 409, 425, 429)
+"""Statuses under 500 that say `not now`."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One failed attempt."""
+
+    error: VlmpipeError
+    passing: bool = False
+    """Whether another attempt may end otherwise."""
+
+    wait_s: float | None = None
+    """How long the server wants to be left alone."""
+
+    unreachable: bool = False
+    """Nothing listens there."""
+
+
+def fault_of(error: openai.OpenAIError | BrokenOffError, url: str, timeout_s: float) -> Fault:
+    """An attempt's error in words that name the server."""
+    if isinstance(error, openai.APIStatusError):
+        return _refusal(error, url)
+    if isinstance(error, openai.APIConnectionError):
+        return _lost(error, url, timeout_s)
+    # An error that stands in the stream, or a stream without an end: the server's own trouble.
+    said = error.message if isinstance(error, openai.APIError | ToolError) else str(error)
+    return Fault(ToolError(f"{url}: {said[:MAX_SAID]}"), passing=True)
+
+
+def _refusal(error: openai.APIStatusError, url: str) -> Fault:
+    status = error.status_code
+    if status in (401, 403):
+        return Fault(
+            ConfigError(
+                f"{url} answered {status}: it does not take the API key that it was sent",
+                "export the right one, and name its variable: --api-key-env NAME",
+            )
+        )
+    return Fault(
+        ToolError(f"{url} answered {status}: {_said(error)}"),
+        passing=status in PASSING or status >= 500,
+        wait_s=retry_after(error.response.headers),
+    )
+
+
+def _lost(error: openai.APIConnectionError, url: str, timeout_s: float) -> Fault:
+    cause = error.__cause__
+    if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout):
+        why = str(cause) or type(cause).__name__
+        return Fault(ToolError(f"{url} cannot be reached: {why}"), passing=True, unreachable=True)
+    if isinstance(error, openai.APITimeoutError):
+        # The same question would take as long again.
+        return Fault(ToolError(f"{url}: {late(timeout_s)}"))
+    why = str(cause) or type(cause).__name__
+    return Fault(ToolError(f"{url} broke the connection off: {why}"), passing=True)
+
+
+def _said(error: openai.APIStatusError) -> str:
+    """The server's own words, where its body has OpenAI's form; else the body's beginning."""
+    body = error.body
+    if isinstance(body, Mapping) and isinstance(body.get("message"), str):
+        return str(body["message"])[:MAX_SAID]
+    text = error.response.text.strip()
+    return " ".join(text.split())[:MAX_SAID] or "nothing"
+
+
+def retry_after(headers: httpx2.Headers) -> float | None:
+    """Seconds that a `Retry-After` asks for; None where it is a date or nonsense."""
+    try:
+        seconds = float(headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None

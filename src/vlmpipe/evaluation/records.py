@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -137,10 +138,10 @@ def record_schema() -> Mapping[str, Any]:
 
 
 def file_name(engine: str) -> str:
-    """`hf-adapter.jsonl` for `hf:adapter`; other characters become a dash, with a short digest that
-    keeps two names apart.
+    """`hf-adapter.jsonl` for `hf:adapter`; for names with other characters a short digest keeps two
+    apart.
     """
-    plain = "".join(letter if letter.isalnum() or letter in "_." else "-" for letter in engine)
+    plain = re.sub(r"[^\w.]+", "-", engine)
     if engine.replace(":", "-", 1) != plain:
         plain += "-" + hashlib.sha256(engine.encode()).hexdigest()[:6]
     return f"{plain}.jsonl"

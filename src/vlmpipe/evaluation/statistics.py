@@ -85,6 +85,8 @@ def compare_paired(first: Sequence[float], second: Sequence[float]) -> Paired:
     Raises:
         ValueError: for sequences of different lengths.
     """
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} values cannot be paired with {len(second)}")
     differences = np.subtract(
         np.asarray(second, dtype=np.float64), np.asarray(first, dtype=np.float64)
     )

@@ -12,9 +12,10 @@ import typer
 from rich.console import Console
 
 from vlmpipe import __version__
-from vlmpipe.cli import config, data, gguf
+from vlmpipe.cli import config, data, gguf, review
 from vlmpipe.cli.console import print_error
 from vlmpipe.cli.evaluate import evaluate
+from vlmpipe.cli.judge import judge
 from vlmpipe.cli.output import error_as_json, print_json
 from vlmpipe.cli.prepare_image import prepare_image
 from vlmpipe.cli.run_all import run_all
@@ -33,9 +34,11 @@ app.command("run-all")(run_all)
 for _name in SUMMARIES:
     app.command(_name)(stage_command(_name))
 app.command()(evaluate)
+app.command()(judge)
 app.command()(serve)
 app.command()(status)
 app.command("prepare-image")(prepare_image)
+app.add_typer(review.app, name="review")
 app.add_typer(gguf.app, name="gguf")
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")

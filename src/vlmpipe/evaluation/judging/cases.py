@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image
 
+from vlmpipe.config import Config
 from vlmpipe.errors import ArtifactError, ConfigError
 from vlmpipe.evaluation.records import PREDICTIONS_FOLDER, Record, file_name, read_records
-from vlmpipe.evaluation.sources import SampleSource, inputs_digest
+from vlmpipe.evaluation.report.stages import published_stages
+from vlmpipe.evaluation.sources import SampleSource, inputs_digest, open_source
 from vlmpipe.tasks import task_of
 
 
@@ -55,6 +57,16 @@ class CaseSource:
         """How many there are."""
         return len(self.records)
 
+    def differing(self, limit: int | None = None) -> CaseSource:
+        """The samples whose answers are not all the same, `limit` at most."""
+        kept = [name for name, own in self.records.items() if not _same(own)]
+        return replace(self, records={name: self.records[name] for name in drawn(kept, limit)})
+
+    @property
+    def identical(self) -> int:
+        """Samples whose answers are all the same."""
+        return sum(_same(own) for own in self.records.values())
+
     def __iter__(self) -> Iterator[Case]:
         """In the order of the data.
 
@@ -71,6 +83,21 @@ class CaseSource:
             yield _case(own, sample.images)
         if left:
             raise _changed(next(iter(left)))
+
+
+def cases_of_run(
+    config: Config, engines: Sequence[str], data: str, limit: int | None = None
+) -> CaseSource:
+    """What the engines of the configured run answered to `heldout`, `train` or a file of messages.
+
+    Raises:
+        ConfigError: for data, or engines, that there is nothing of.
+        ArtifactError: for records or manifests that cannot be read.
+    """
+    folder = config.run.outputs_dir / config.run.name
+    setup = published_stages(folder).get("setup")
+    source = open_source(config, data, setup.folder if setup else None, None)
+    return open_cases(folder, engines, source, limit)
 
 
 def open_cases(
@@ -123,6 +150,10 @@ def _answered(run_folder: Path, engine: str, split: str) -> dict[str, Record]:
         )
     records = (record for record in read_records(path) if record.split == split)
     return {record.sample: record for record in records if record.status == "answered"}
+
+
+def _same(records: Mapping[str, Record]) -> bool:
+    return len({record.prediction.strip() for record in records.values()}) == 1
 
 
 def _case(records: Mapping[str, Record], images: Sequence[Image.Image]) -> Case:

@@ -9,9 +9,45 @@ from PIL import Image
 
 from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.engines.base import Completion, EngineType, Score
+from vlmpipe.evaluation.comparison import Comparison, compare
+from vlmpipe.evaluation.records import Sampling, System
 
 KNOWN_LOSS, UNKNOWN_LOSS = 0.25, 2.25
 """Nats a token where the engine would give the reference, and where it would not."""
+
+
+def system_of(engine: str = "hf:adapter", max_new_tokens: int = 50) -> System:
+    """What an engine's records say that it is."""
+    state = engine.partition(":")[2]
+    return System(
+        engine=engine,
+        model_name="colours",
+        engine_type="hf",
+        engine_version="colours 1.0",
+        lora_enabled=state == "adapter",
+        merge_state="base" if state == "base" else "adapter",
+        quantization=None,
+        digests={"model.safetensors": "0" * 64},
+        sampling=Sampling(max_new_tokens=max_new_tokens),
+        seed=42,
+        preprocess_contract="c" * 64,
+    )
+
+
+def systems_of(max_new_tokens: int = 20) -> dict[str, System]:
+    """Of base and tuned."""
+    return {
+        "base": system_of("hf:base", max_new_tokens),
+        "tuned": system_of("hf:adapter", max_new_tokens),
+    }
+
+
+def compared(
+    tuned: Mapping[str, str], splits: Mapping[str, Sequence[Sample]], base: str = "?"
+) -> Comparison:
+    """An engine that answers by colour against one that gives the same answer to everything."""
+    engines = {"base": ColourEngine("base", {"": base}), "tuned": ColourEngine("tuned", tuned)}
+    return compare(engines, systems_of(), splits)
 
 
 def colour_sample(name: str, colour: str, answer: str, task: str = "qa") -> Sample:

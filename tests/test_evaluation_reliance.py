@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from evaluation_fakes import KNOWN_LOSS, UNKNOWN_LOSS, ColourEngine, colour_sample, text_sample
+from evaluation_fakes import (
+    KNOWN_LOSS,
+    UNKNOWN_LOSS,
+    ColourEngine,
+    colour_sample,
+    system_of,
+    text_sample,
+)
+from vlmpipe.evaluation.answers import answer_samples, measured_here
+from vlmpipe.evaluation.measuring import Measured
 from vlmpipe.evaluation.reliance import (
     ANSWERED_SAMPLES,
     measure_reliance,
@@ -88,15 +97,33 @@ def test_what_cannot_be_measured_says_why(samples, reason):
 
 
 def test_known_answers_are_not_asked_again():
-    from vlmpipe.evaluation.answers import answer_samples
-
     engine = ColourEngine("looks", COLOURS)
-    options = {"split": "heldout", "model": "tuned", "max_new_tokens": 20}
-    known = list(answer_samples(engine, SAMPLES, task_of, **options))
+    options = {"split": "heldout", "measure": measured_here}
+    known = list(answer_samples(engine, system_of(), SAMPLES, **options))
     engine.asked.clear()
     found = reliance_of(engine, known=known)
     assert len(engine.asked) == 2 * len(SAMPLES)
     assert found == reliance_of(ColourEngine("looks", COLOURS))
+
+
+def test_answers_are_measured_where_they_were_asked_to_be():
+    asked = []
+
+    def measure(task: str, prediction: str, reference: str) -> Measured:
+        asked.append(prediction)
+        return Measured({"exact_match": 0.25})
+
+    found = reliance_of(ColourEngine("looks", COLOURS), measure=measure)
+    assert len(asked) == 3 * len(SAMPLES)
+    assert set(found.task_metric.values()) == {0.25}
+
+
+def test_gain_has_an_interval_that_holds_it():
+    samples = [*SAMPLES, colour_sample("white", "#ffffff", "white")]
+    found = reliance_of(ColourEngine("looks", {**COLOURS, "#ffffff": "grey"}), samples)
+    interval = found.gain_intervals["image_gain"]
+    assert interval.low <= found.image_gain <= interval.high
+    assert interval.low < interval.high
 
 
 def test_answers_are_asked_of_a_few_samples_and_losses_of_all():

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from evaluation_fakes import ColourEngine, colour_sample, text_sample
+import evaluation_fakes
+from evaluation_fakes import ColourEngine, colour_sample, systems_of, text_sample
 from vlmpipe.config.validate import ValidateConfig
-from vlmpipe.evaluation.comparison import compare
-from vlmpipe.evaluation.verdicts import judge, summary_of
-from vlmpipe.tasks import task_of
+from vlmpipe.evaluation.comparison import Comparison, compare
+from vlmpipe.evaluation.figures import figures_of, paired_json
+from vlmpipe.evaluation.rules import RuleVerdict
+from vlmpipe.evaluation.verdicts import Assessment, Judgement, judge, summary_of
 
 SEEN = {"#ff0000": "red", "#00ff00": "green"}
 HELD = {"#0000ff": "blue", "#000000": "black"}
@@ -20,31 +22,67 @@ def samples_of(colours):
     return [colour_sample(answer, colour, answer) for colour, answer in colours.items()]
 
 
-def compared(tuned, splits=None):
+def compared(tuned, splits=None) -> Comparison:
     splits = splits or {"train": samples_of(SEEN), "heldout": samples_of(HELD)}
-    engines = {"base": ColourEngine("base", {"": "?"}), "tuned": ColourEngine("tuned", tuned)}
-    return compare(engines, splits, task_of, max_new_tokens=20)
+    return evaluation_fakes.compared(tuned, splits)
+
+
+def judged(comparison: Comparison, **rules) -> Judgement:
+    return judge(Assessment.of(comparison), ValidateConfig(**rules))
+
+
+def verdict_of(judgement: Judgement, name: str) -> RuleVerdict:
+    [found] = [each for each in judgement.verdicts if each.name == name]
+    return found
 
 
 READS = compared({**SEEN, **HELD})
 
 
 def test_model_that_reads_passes():
-    judgement = judge(READS, ValidateConfig(min_image_gain=1.0))
+    judgement = judged(READS, min_image_gain=1.0)
     assert judgement.passed
     assert judgement.reasons == ()
+    assert verdict_of(judgement, "image_reliance").passed is True
+    assert verdict_of(judgement, "overfit").passed is True
 
 
 def test_metric_names_are_split_metric_model():
-    assert READS.metrics["train/exact_match/tuned"] == 1.0
-    assert READS.metrics["train/agreement/tuned"] == 1.0
-    assert READS.metrics["heldout/exact_match/base"] == 0.0
-    assert READS.metrics["speed/tokens_per_second/tuned"] == pytest.approx(10.0)
-    assert READS.metrics["reliance/image_gain/tuned"] == pytest.approx(2.0)
+    metrics = figures_of(READS).metrics
+    assert metrics["train/exact_match/tuned"] == 1.0
+    assert metrics["train/agreement/tuned"] == 1.0
+    assert metrics["heldout/exact_match/base"] == 0.0
+    assert metrics["speed/tokens_per_second/tuned"] == pytest.approx(10.0)
+    assert metrics["reliance/image_gain/tuned"] == pytest.approx(2.0)
+    assert metrics["heldout/perplexity/tuned"] == pytest.approx(2.718281828**0.25)
+    assert metrics["heldout/token_accuracy/base"] == 0.0
+
+
+def test_means_have_intervals_and_base_is_paired_with_tuned():
+    held = {f"#0000{n:02x}": name for n, name in enumerate("abcdefgh")}
+    answers = {colour: name if name < "e" else "wrong" for colour, name in held.items()}
+    comparison = compared(answers, {"train": [], "heldout": samples_of(held)})
+    found = figures_of(comparison)
+    interval = found.intervals["heldout/exact_match/tuned"]
+    assert 0 < interval.low < 0.5 < interval.high < 1
+    change = paired_json(found.paired)["heldout/exact_match"]
+    assert change["difference"] == 0.5
+    assert change["samples"] == 8
+    assert change["p_value"] == pytest.approx(2 * 2**4 / 2**8)
+    assert change["significant"] is False
+    assert "perplexity" not in {name.split("/")[1] for name in found.paired}
+
+
+def test_speed_counts_tokens_after_the_first_only():
+    metrics = figures_of(
+        compared({"": "orange"}, {"train": samples_of(SEEN), "heldout": []})
+    ).metrics
+    assert metrics["speed/tokens_per_second/tuned"] == pytest.approx(10.0)
+    assert metrics["speed/tokens_per_second/base"] == 0.0, "one token has no second"
 
 
 def test_threshold_that_is_missed_names_metric_value_and_limit():
-    judgement = judge(READS, ValidateConfig(thresholds={"heldout/exact_match/base": 0.9}))
+    judgement = judged(READS, thresholds={"heldout/exact_match/base": 0.9})
     assert judgement.reasons == (
         "heldout/exact_match/base is 0, below its threshold 0.9 (validate.thresholds)",
     )
@@ -52,68 +90,104 @@ def test_threshold_that_is_missed_names_metric_value_and_limit():
 
 def test_threshold_on_an_error_rate_or_a_loss_is_its_largest_value():
     limits = {"heldout/cer/base": 0.5, "reliance/loss_true/base": 0.1, "heldout/cer/tuned": 0.0}
-    reasons = judge(READS, ValidateConfig(thresholds=limits)).reasons
+    reasons = judged(READS, thresholds=limits).reasons
     assert [reason.partition(" is ")[0] for reason in reasons] == [*limits][:2]
     assert "above its threshold 0.5" in reasons[0]
 
 
 def test_threshold_on_a_name_not_measured_fails_with_near_misses():
-    judgement = judge(READS, ValidateConfig(thresholds={"heldout/exact_mach/tuned": 0.1}))
+    judgement = judged(READS, thresholds={"heldout/exact_mach/tuned": 0.1})
     assert not judgement.passed
     assert "heldout/exact_match/tuned" in judgement.reasons[0].partition("did you mean")[2]
 
 
+def test_thresholds_that_are_met_are_one_verdict():
+    limits = {"heldout/exact_match/tuned": 1.0, "heldout/perplexity/tuned": 2.0}
+    verdict = verdict_of(judged(READS, thresholds=limits), "thresholds")
+    assert verdict.passed is True
+    assert "heldout/perplexity/tuned is 1.284" in verdict.sentence
+
+
 def test_learning_the_training_set_by_heart_is_over_fit():
-    judgement = judge(compared({**SEEN, "": "red"}), ValidateConfig(min_image_gain=0))
+    judgement = judged(compared({**SEEN, "": "red"}), min_image_gain=0)
     assert [reason.partition(":")[0] for reason in judgement.reasons] == ["over-fit"]
     assert "1.000 on training probes" in judgement.reasons[0]
+    assert verdict_of(judgement, "overfit").passed is False
+
+
+def test_a_gap_that_few_samples_do_not_settle_fails_and_says_so():
+    """The gap decides: asking less must not open the gate."""
+    held = {"#0000ff": "blue", "#000000": "black", "#ffffff": "white"}
+    answers = {**SEEN, "#0000ff": "blue", "": "?"}
+    splits = {"train": samples_of(SEEN), "heldout": samples_of(held)}
+    [reason] = judged(compared(answers, splits), min_image_gain=0).reasons
+    assert "a gap of 0.667 (95 % interval" in reason
+    assert "not told apart from chance on 2 and 3 samples" in reason
+    sure = judged(compared({**SEEN, "": "?"}, splits), min_image_gain=0).reasons
+    assert "not told apart" not in sure[0]
 
 
 def test_answering_from_the_prior_is_refused():
-    judgement = judge(compared({"": "red"}), ValidateConfig(min_image_gain=0.1, max_overfit_gap=1))
+    judgement = judged(compared({"": "red"}), min_image_gain=0.1, max_overfit_gap=1)
     assert len(judgement.reasons) == 1
     assert "validate.min_image_gain 0.1" in judgement.reasons[0]
+    assert verdict_of(judgement, "image_reliance").passed is False
 
 
 def test_all_failures_are_reported_together():
-    rules = ValidateConfig(
-        thresholds={"heldout/exact_match/tuned": 0.5, "no/such/thing": 1}, min_image_gain=0.1
-    )
-    assert len(judge(compared({"": "red"}), rules).reasons) == 4
+    limits = {"heldout/exact_match/tuned": 0.5, "no/such/thing": 1}
+    assert len(judged(compared({"": "red"}), thresholds=limits, min_image_gain=0.1).reasons) == 4
 
 
 def test_text_only_samples_are_not_held_to_image_gain():
     questions = [text_sample("q1", "Why?", "So."), text_sample("q2", "How?", "Thus.")]
     comparison = compared({"": "So."}, {"train": questions[:1], "heldout": questions[1:]})
-    judgement = judge(comparison, ValidateConfig(min_image_gain=0.5, max_overfit_gap=1))
+    judgement = judged(comparison, min_image_gain=0.5, max_overfit_gap=1)
     assert judgement.passed
     assert "image reliance not measured: no sample has an image" in judgement.notes
-    assert not any(name.startswith("reliance/") for name in comparison.metrics)
+    assert verdict_of(judgement, "image_reliance").passed is None
+    assert not any(name.startswith("reliance/") for name in figures_of(comparison).metrics)
 
 
 def test_image_gain_that_is_asked_for_and_cannot_be_measured_fails():
-    one = samples_of(SEEN)[:1]
-    comparison = compared(SEEN, {"train": one, "heldout": []})
-    assert judge(comparison, ValidateConfig(min_image_gain=0)).passed
-    [reason] = judge(comparison, ValidateConfig(min_image_gain=0.1)).reasons
+    comparison = compared(SEEN, {"train": samples_of(SEEN)[:1], "heldout": []})
+    assert judged(comparison, min_image_gain=0).passed
+    [reason] = judged(comparison, min_image_gain=0.1).reasons
     assert "could not be checked: only one sample has an image" in reason
 
 
 def test_nothing_held_out_is_said_and_reliance_falls_back_on_training_probes():
     comparison = compared({**SEEN, **HELD}, {"train": samples_of(SEEN), "heldout": []})
     assert comparison.reliance_split == "train"
-    assert comparison.metrics["reliance/image_gain/tuned"] == pytest.approx(2.0)
-    assert any(
-        "no sample was held out" in note for note in judge(comparison, ValidateConfig()).notes
-    )
-    assert summary_of(comparison, judge(comparison, ValidateConfig()))[0].startswith(
-        "agreement on 2"
-    )
+    assessment = Assessment.of(comparison)
+    judgement = judge(assessment, ValidateConfig())
+    assert assessment.figures.metrics["reliance/image_gain/tuned"] == pytest.approx(2.0)
+    assert verdict_of(judgement, "overfit").passed is None
+    assert any("no sample was held out" in note for note in judgement.notes)
+    assert summary_of(assessment, judgement)[0].startswith("agreement on 2 training probes")
 
 
-def test_loss_that_is_no_number_fails():
-    broken = replace(READS, metrics={**READS.metrics, "heldout/loss/tuned": float("nan")})
-    assert "heldout/loss/tuned is nan" in judge(broken, ValidateConfig()).reasons[0]
+def test_loss_that_is_no_number_fails(monkeypatch):
+    monkeypatch.setattr(evaluation_fakes, "KNOWN_LOSS", float("nan"))
+    comparison = compared({**SEEN, **HELD})
+    assert "4 of 4 references have no loss under tuned" in judged(comparison).reasons[0]
+
+
+def test_metric_that_is_no_number_fails():
+    assessment = Assessment.of(READS)
+    figures = replace(assessment.figures, metrics={"heldout/teds/tuned": float("inf")})
+    [first, *_] = judge(replace(assessment, figures=figures), ValidateConfig()).reasons
+    assert "heldout/teds/tuned is inf" in first
+
+
+def test_answers_that_could_not_be_measured_are_told():
+    tuned = [
+        record.model_copy(update={"unmeasured": "measuring it took more than 60 s"})
+        for record in READS.records["tuned"]
+    ]
+    comparison = replace(READS, records={**READS.records, "tuned": tuned})
+    [note] = judged(comparison).notes
+    assert note.startswith("4 of 4 answers of tuned could not be measured and count as 0")
 
 
 def test_progress_ends_at_its_total():
@@ -122,9 +196,8 @@ def test_progress_ends_at_its_total():
     engines = {"base": ColourEngine("base", {}), "tuned": ColourEngine("tuned", {})}
     compare(
         engines,
+        systems_of(max_new_tokens=5),
         splits,
-        task_of,
-        max_new_tokens=5,
         progress=lambda label, done, total: seen.append((label, done, total)),
     )
     assert [done for _, done, _ in seen] == list(range(1, seen[-1][2] + 1))

@@ -33,7 +33,9 @@ def test_a_killed_run_goes_on_where_it_was(
     command = ("run-all", *LONG_TRAINING, "--to", "convert")
     published = road.published()
 
-    checkpoint = appeared(road.folder, "2_train/*.partial/phases/*/checkpoint-3/trainer_state.json")
+    checkpoint = appeared(
+        road.folder, "2_train/*.partial/in_training/*/checkpoint-3/trainer_state.json"
+    )
     kill_when(road.start(*command), checkpoint)
     [left] = road.folder.glob("2_train/*.partial/metrics.jsonl")
     before_checkpoint = steps_of(left)[:3]

@@ -151,7 +151,7 @@ def test_a_training_killed_while_it_kept_its_checkpoints_ends_as_if_it_had_not(
     kept = "checkpoints/step-3/adapter_model.safetensors"
     for name in ("adapter/adapter_model.safetensors", kept):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert not (folder / "phases").exists()
+    assert not (folder / "in_training").exists()
 
 
 def interrupt(*_: Any) -> None:

@@ -9,19 +9,21 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from evaluation_fakes import ColourEngine, colour_sample
+from evaluation_fakes import ColourEngine, colour_sample, systems_of
 from model_folders import contract_of, encoder_of, model_folder, table_sample
 from vlmpipe.config import parse_config
 from vlmpipe.engines.hf import HfEngine
 from vlmpipe.errors import ArtifactError
 from vlmpipe.evaluation.memory import peak_memory_mib, reset_peak_memory
+from vlmpipe.evaluation.records import read_records
 from vlmpipe.evaluation.report import write_report
-from vlmpipe.evaluation.subjects import open_subjects
+from vlmpipe.evaluation.subjects import Subjects, open_subjects
 from vlmpipe.models.base import BaseModelFolder
 from vlmpipe.models.families import family_of
 from vlmpipe.pipeline import StageContext
 from vlmpipe.pipeline.events import SilentReporter
-from vlmpipe.stages.s3_validate import VALIDATE, asked_samples, validate
+from vlmpipe.stages.s3_validate import VALIDATE, Asked, asked_samples, validate
+from vlmpipe.stages.s4_merge import MERGE
 
 SEEN = {"#ff0000": "red", "#00ff00": "green"}
 HELD = {"#0000ff": "blue", "#000000": "black"}
@@ -40,13 +42,20 @@ def context_of(folder: Path, **rules) -> StageContext:
     )
 
 
-def outcome_of(folder: Path, tuned: dict[str, str], heldout=HELD, **rules):
+def validated(folder: Path, engines, splits, general=(), **rules):
+    context = context_of(folder, **rules)
+    limit = context.config.validation.max_new_tokens
+    subjects = Subjects(engines, vocabulary=1000)
+    return validate(context, subjects, systems_of(limit), Asked(splits, general))
+
+
+def outcome_of(folder: Path, tuned: dict[str, str], heldout=HELD, general=(), **rules):
     engines = {"base": ColourEngine("base", {"": "?"}), "tuned": ColourEngine("tuned", tuned)}
     splits = {
         "train": [colour_sample(name, colour, name) for colour, name in SEEN.items()],
         "heldout": [colour_sample(name, colour, name) for colour, name in heldout.items()],
     }
-    return validate(context_of(folder, **rules), engines, splits)
+    return validated(folder, engines, splits, general, **rules)
 
 
 def test_metrics_are_named_and_finite(tmp_path):
@@ -67,10 +76,39 @@ def test_metrics_are_named_and_finite(tmp_path):
 
 def test_every_answer_is_written_with_its_reference(tmp_path):
     outcome_of(tmp_path, {**SEEN, **HELD})
-    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
-    assert len(rows) == 2 * 4
-    tuned = [row for row in rows if row["model"] == "tuned"]
-    assert [row["prediction"] for row in tuned] == [row["reference"] for row in tuned]
+    records = list(read_records(tmp_path / "predictions.jsonl"))
+    assert len(records) == 2 * 4
+    tuned = [record for record in records if record.engine == "hf:adapter"]
+    assert [record.prediction for record in tuned] == [record.reference for record in tuned]
+
+
+def test_results_hold_intervals_pairs_and_every_verdict(tmp_path):
+    general = [colour_sample("known", "#ffffff", "?"), colour_sample("unknown", "#eeeeee", "x")]
+    outcome_of(tmp_path, {**SEEN, **HELD}, general=general)
+    results = json.loads((tmp_path / "results.json").read_text())
+    low, high = results["intervals"]["heldout/cer/base"]
+    assert low <= results["metrics"]["heldout/cer/base"] <= high
+    assert results["paired"]["heldout/exact_match"]["difference"] == 1.0
+    assert [each["name"] for each in results["verdicts"]] == [
+        "overfit",
+        "forgetting",
+        "image_reliance",
+    ]
+    assert results["general"]["samples"] == 2
+    assert results["phases"] is None
+
+
+def test_numbers_that_are_none_stay_out_of_the_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("evaluation_fakes.UNKNOWN_LOSS", float("nan"))
+    outcome = outcome_of(tmp_path, {**SEEN}, general=[colour_sample("a", "#ffffff", "x")])
+    assert not outcome.verdict.passed
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
+    for text in [*lines, (tmp_path / "results.json").read_text()]:
+        json.loads(text, parse_constant=refuse)
 
 
 def test_pictures_for_the_report_are_small_and_named(tmp_path):
@@ -81,7 +119,7 @@ def test_pictures_for_the_report_are_small_and_named(tmp_path):
     large = Image.new("RGB", (3000, 40), "blue")
     sample = wide.__class__("wide", (turn.__class__("user", (large, "?")), wide.messages[1]), "qa")
     engines = {"base": ColourEngine("base", {}), "tuned": ColourEngine("tuned", {})}
-    validate(context_of(tmp_path), engines, {"train": [sample], "heldout": []})
+    validated(tmp_path, engines, {"train": [sample], "heldout": []})
     results = json.loads((tmp_path / "results.json").read_text())
     (name,) = results["gallery"][0]["pictures"]
     with Image.open(tmp_path / name) as image:
@@ -116,11 +154,12 @@ def test_what_it_writes_is_what_the_report_reads(tmp_path):
     publish(tmp_path / "run", "validate", files=files, metrics=dict(outcome.metrics), passed=True)
     page = write_report(tmp_path / "run").read_text()
     assert page.count("<img ") == 4
-    assert "as the reference" in page
+    assert "hf:adapter" in page
 
 
-def test_gates_and_thresholds_alone_do_not_change_what_is_consumed():
-    assert VALIDATE.consumes["train"] == ("adapter/*", "model/*", "preprocess_contract.json")
+def test_what_the_phases_left_is_read_here_and_forces_no_merge():
+    assert set(MERGE.consumes["train"]) == {"adapter/*", "model/*", "preprocess_contract.json"}
+    assert {*MERGE.consumes["train"], "phases/*"} == set(VALIDATE.consumes["train"])
     assert "validate" in VALIDATE.reads
 
 
@@ -185,10 +224,10 @@ def test_base_is_the_base_and_tuned_is_not(trained):
     sample = table_sample(3)
     plain = HfEngine(load_model(base.folder), encoder_of("random-qwen2_5_vl"), "plain")
     expected = plain.score(sample.prompt, sample.reference).loss
-    with open_subjects(config_of("lora"), base, folder) as engines:
+    with open_subjects(config_of("lora"), base, folder) as subjects:
         found = {
             name: engine.score(sample.prompt, sample.reference).loss
-            for name, engine in engines.items()
+            for name, engine in subjects.engines.items()
         }
     assert found["base"] == pytest.approx(expected, abs=1e-5)
     assert abs(found["tuned"] - expected) > 0.01
@@ -199,8 +238,8 @@ def test_quantised_base_goes_through_the_whole_stage(trained, tmp_path):
     base, folder = trained
     context = context_of(tmp_path / "work", max_new_tokens=8)
     splits = {"train": [table_sample(0)], "heldout": [table_sample(1), table_sample(2)]}
-    with open_subjects(config_of("qlora"), base, folder) as engines:
-        outcome = validate(context, engines, splits)
+    with open_subjects(config_of("qlora"), base, folder) as subjects:
+        outcome = validate(context, subjects, systems_of(8), Asked(splits, [table_sample(3)]))
     assert outcome.metrics["heldout/loss/base"] != outcome.metrics["heldout/loss/tuned"]
     assert "reliance/image_gain/tuned" in outcome.metrics
     assert outcome.metrics["speed/tokens_per_second/tuned"] > 0
@@ -215,8 +254,9 @@ def test_full_training_compares_two_models(trained, tmp_path):
     build_embedded("random-qwen2_5_vl", tmp_path / "model")
     contract_of(base.family).write(tmp_path)
     sample = table_sample(1)
-    with open_subjects(config_of("full"), base, tmp_path) as engines:
-        losses = [e.score(sample.prompt, sample.reference).loss for e in engines.values()]
+    with open_subjects(config_of("full"), base, tmp_path) as subjects:
+        losses = [e.score(sample.prompt, sample.reference).loss for e in subjects.engines.values()]
+        assert subjects.engines["tuned"].name == "hf:full"
     assert losses[0] == pytest.approx(losses[1])
 
 

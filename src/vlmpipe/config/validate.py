@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from vlmpipe.config.base import GateMode, Section
+from vlmpipe.config.base import GateMode, Section, UserPath
 from vlmpipe.config.judge import JudgeConfig
+
+
+class GeneralConfig(Section):
+    """What is asked to see whether the training cost the model something elsewhere."""
+
+    samples: int = Field(12, ge=0)
+    """Samples of the general probe, at most; their answers are scored and not generated. 0: not
+    measured."""
+
+    path: UserPath | None = None
+    """JSONL file of messages to take instead, as in `data.sources`; unset: lines of print to read,
+    small requests, and tasks of this package that are not trained."""
 
 
 class ValidateConfig(Section):
@@ -22,11 +34,23 @@ class ValidateConfig(Section):
 
     thresholds: dict[str, float] = Field(default_factory=dict)
     """Smallest value of any metric of this stage, e.g. `{"heldout/teds/tuned": 0.9}`; the largest
-    of `cer`, `cut`, `loss` and `seconds_per_answer`. A name that the stage does not measure fails
-    the gate."""
+    of one that is better when smaller, such as `cer`, `cut`, `loss`, `perplexity` and
+    `seconds_per_answer`. A name that the stage does not measure fails the gate."""
 
     max_overfit_gap: float = Field(0.5, ge=0, le=1)
-    """Over-fit when the primary metric on training probes exceeds the held-out one by more."""
+    """Over-fit when the primary metric on training probes exceeds the held-out one by more. The gap
+    itself decides; its 95 % interval is told."""
+
+    general: GeneralConfig = GeneralConfig()
+
+    max_forgetting: float | None = Field(2.0, ge=0)
+    """Forgetting: how much the loss on the general probe may rise, nats a token (2 is 7.4 times the
+    perplexity), over what the base knows of it. A fine-tune always loses some. Unset (`null`) it is
+    told and not judged."""
+
+    phase_samples: int = Field(4, ge=0)
+    """Held-out samples answered after each phase of the curriculum; all of them are scored. 0: the
+    phases are not compared."""
 
     min_image_gain: float = Field(0.05)
     """Image reliance: mean target loss, in nats a token, with another sample's image minus that

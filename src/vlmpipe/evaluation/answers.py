@@ -1,83 +1,68 @@
-"""Greedy answers of an engine to samples: text, task metrics, target loss, speed."""
+"""One sample asked of one engine, as a result record: text, task metrics, target loss, speed."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.engines.base import Completion, Engine, Score
-from vlmpipe.tasks.base import Task
+from vlmpipe.evaluation.measuring import Measured
+from vlmpipe.evaluation.records import Record, System
+from vlmpipe.evaluation.sources import inputs_digest
+from vlmpipe.tasks import task_of
 
 IMAGE_PLACE = "<image>"
 
+Measure = Callable[[str, str, str], Measured]
+"""Task, prediction, reference to what they came to; `MetricPool.measure` is one."""
 
-@dataclass(frozen=True)
-class Answer:
-    """One sample, answered by one model."""
 
-    sample: str
-    split: str
-    model: str
-    task: str
-    prompt: str
-    """The conversation's text up to the answer, `<image>` where an image stands."""
-
-    prediction: str
-    reference: str
-    metrics: Mapping[str, float]
-    loss: float
-    """Of the reference, teacher-forced: nats a token."""
-
-    reference_tokens: int
-    cut: bool
-    """Stopped by the limit on new tokens."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    seconds: float
-    first_token_seconds: float
-
-    def as_row(self) -> dict[str, Any]:
-        """Plain JSON values, as `predictions.jsonl` holds them."""
-        return asdict(self)
+def measured_here(task: str, prediction: str, reference: str) -> Measured:
+    """The task's metrics in this process: for callers whose process is expendable."""
+    return Measured(task_of(task).measure(prediction, reference))
 
 
 def answer_sample(
     engine: Engine,
+    system: System,
     sample: Sample,
-    task: Task,
     *,
     split: str,
-    model: str,
-    max_new_tokens: int,
-) -> Answer:
-    """Ask the engine, measure its answer, and score the reference."""
-    completion = engine.complete(sample.prompt, max_new_tokens=max_new_tokens)
-    score = engine.score(sample.prompt, sample.reference)
-    return _answer(sample, task, completion, score, split=split, model=model)
+    measure: Measure,
+) -> Record:
+    """Ask the engine, measure its answer, and score the reference where the engine can."""
+    completion = engine.complete(sample.prompt, max_new_tokens=system.sampling.max_new_tokens)
+    score = engine.score(sample.prompt, sample.reference) if engine.can_score else None
+    measured = measure(sample.task, completion.text, sample.reference)
+    return Record(
+        **system.model_dump(),
+        sample=sample.id,
+        split=split,
+        inputs=inputs_digest(sample),
+        task=sample.task,
+        prompt=writable(prompt_text(sample.prompt)),
+        reference=writable(sample.reference),
+        status="answered",
+        metrics=finite(measured.metrics),
+        unmeasured=measured.unmeasured,
+        **_answered(completion),
+        **_scored(score),
+    )
 
 
 def answer_samples(
     engine: Engine,
+    system: System,
     samples: Sequence[Sample],
-    task_of: Callable[[str], Task],
     *,
     split: str,
-    model: str,
-    max_new_tokens: int,
-) -> Iterator[Answer]:
-    """Answers one by one, in the order of the samples."""
+    measure: Measure,
+) -> Iterator[Record]:
+    """Records one by one, in the order of the samples."""
     for sample in samples:
-        yield answer_sample(
-            engine,
-            sample,
-            task_of(sample.task),
-            split=split,
-            model=model,
-            max_new_tokens=max_new_tokens,
-        )
+        yield answer_sample(engine, system, sample, split=split, measure=measure)
 
 
 def token_mean(losses: Sequence[tuple[float, int]]) -> float:
@@ -86,16 +71,14 @@ def token_mean(losses: Sequence[tuple[float, int]]) -> float:
     return sum(loss * count for loss, count in losses) / tokens if tokens else 0.0
 
 
-def tokens_per_second(answers: Sequence[Answer]) -> float:
-    """Generation speed over all answers, from each first token on; 0 where none had a second."""
-    tokens = sum(max(answer.completion_tokens - 1, 0) for answer in answers)
-    seconds = sum(answer.seconds - answer.first_token_seconds for answer in answers)
-    return tokens / seconds if seconds > 0 else 0.0
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics that are numbers: JSON has no other."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
-def seconds_per_answer(answers: Sequence[Answer]) -> float:
-    """Mean time of a whole request."""
-    return _mean([answer.seconds for answer in answers])
+def writable(text: str) -> str:
+    """Text that UTF-8 can hold: halves of characters become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def prompt_text(messages: Sequence[Message]) -> str:
@@ -109,27 +92,23 @@ def prompt_text(messages: Sequence[Message]) -> str:
     return "\n".join(f"{role}: {text}" for role, text in turns)
 
 
-def _answer(
-    sample: Sample, task: Task, completion: Completion, score: Score, *, split: str, model: str
-) -> Answer:
-    return Answer(
-        sample=sample.id,
-        split=split,
-        model=model,
-        task=sample.task,
-        prompt=prompt_text(sample.prompt),
-        prediction=completion.text,
-        reference=sample.reference,
-        metrics=dict(task.measure(completion.text, sample.reference)),
-        loss=score.loss,
-        reference_tokens=score.tokens,
-        cut=completion.finish_reason == "length",
-        prompt_tokens=completion.prompt_tokens,
-        completion_tokens=completion.completion_tokens,
-        seconds=completion.seconds,
-        first_token_seconds=completion.first_token_seconds,
-    )
+def _answered(completion: Completion) -> dict[str, Any]:
+    return {
+        "prediction": writable(completion.text),
+        "cut": completion.finish_reason == "length",
+        "prompt_tokens": completion.prompt_tokens,
+        "completion_tokens": completion.completion_tokens,
+        "seconds": completion.seconds,
+        "first_token_seconds": completion.first_token_seconds,
+    }
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
+def _scored(score: Score | None) -> dict[str, Any]:
+    """Nothing where the engine did not say, or said what is no number."""
+    if score is None or not math.isfinite(score.loss):
+        return {}
+    return {
+        "loss": score.loss,
+        "token_accuracy": score.accuracy,
+        "reference_tokens": score.tokens,
+    }

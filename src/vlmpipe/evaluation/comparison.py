@@ -4,38 +4,34 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.engines.base import Engine
-from vlmpipe.evaluation.answers import (
-    Answer,
-    answer_samples,
-    seconds_per_answer,
-    token_mean,
-    tokens_per_second,
-)
+from vlmpipe.evaluation.answers import Measure, answer_samples, measured_here
+from vlmpipe.evaluation.progress import Progress, Steps, untold
+from vlmpipe.evaluation.records import Record, System
 from vlmpipe.evaluation.reliance import (
     Reliance,
     measure_reliance,
     probes_of,
     why_not_measurable,
 )
-from vlmpipe.tasks.base import Task, mean_metrics
+from vlmpipe.tasks import task_of
 
 BASE, TUNED = "base", "tuned"
 TRAIN: Final = "train"
 HELDOUT: Final = "heldout"
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, how many steps are done, and of how many."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All answers, the image reliance of each model, and the flat metrics."""
+    """All answers, and the image reliance of each model."""
 
-    answers: tuple[Answer, ...]
+    records: Mapping[str, Sequence[Record]]
+    """By model, split after split."""
+
     reliance: Mapping[str, Reliance]
     """By model; empty where it could not be measured."""
 
@@ -45,52 +41,37 @@ class Comparison:
     reliance_unmeasured: str | None
     """Why not, where it could not be measured."""
 
-    metrics: Mapping[str, float]
     primary_metric: str
 
-    def of(self, split: str, model: str) -> list[Answer]:
+    def of(self, split: str, model: str) -> list[Record]:
         """One model's answers to one split."""
-        return [each for each in self.answers if each.split == split and each.model == model]
-
-
-@dataclass
-class _Steps:
-    """Counts what is done and passes it on."""
-
-    total: int
-    tell: Progress
-    label: str = ""
-    done: int = field(default=0)
-
-    def __call__(self) -> None:
-        self.done += 1
-        self.tell(self.label, self.done, self.total)
+        return [each for each in self.records.get(model, ()) if each.split == split]
 
 
 def compare(
     engines: Mapping[str, Engine],
+    systems: Mapping[str, System],
     splits: Mapping[str, Sequence[Sample]],
-    task_of: Callable[[str], Task],
     *,
-    max_new_tokens: int,
-    progress: Progress = lambda label, done, total: None,
+    measure: Measure = measured_here,
+    progress: Progress = untold,
 ) -> Comparison:
     """Run every engine (`base`, `tuned`) over every split (`train`, `heldout`; any may be empty).
 
     Image reliance is measured on the held-out samples, on the training probes where those do not
     allow it. The primary metric is that of the task most samples are of.
     """
-    primary_metric = _primary_metric(splits, task_of)
+    primary_metric = _primary_metric(splits)
     split, unmeasured = _reliance_split(splits)
     probes = [] if unmeasured else probes_of(splits[split])
     count = sum(len(samples) for samples in splits.values())
-    steps = _Steps(len(engines) * (count + 3 * len(probes)), progress)
-    answers: list[Answer] = []
+    steps = Steps(len(engines) * (count + 3 * len(probes)), progress)
+    records: dict[str, Sequence[Record]] = {}
     reliance: dict[str, Reliance] = {}
     for model, engine in engines.items():
         steps.label = f"{model} answers"
-        given = _answers(engine, model, splits, task_of, max_new_tokens, steps)
-        answers += given
+        given = _answers(engine, systems[model], splits, measure, steps)
+        records[model] = given
         steps.label = f"{model} without its images"
         if probes:
             reliance[model] = measure_reliance(
@@ -98,23 +79,23 @@ def compare(
                 probes,
                 task_of,
                 primary_metric,
-                max_new_tokens=max_new_tokens,
-                known=[answer for answer in given if answer.split == split],
+                max_new_tokens=systems[model].sampling.max_new_tokens,
+                known=[record for record in given if record.split == split],
+                measure=measure,
                 on_step=steps,
             )
     return Comparison(
-        answers=tuple(answers),
+        records=records,
         reliance=reliance,
         has_images=any(sample.images for samples in splits.values() for sample in samples),
         reliance_split=split,
         reliance_samples=len(probes),
         reliance_unmeasured=unmeasured,
-        metrics=_metrics(answers, reliance, primary_metric),
         primary_metric=primary_metric,
     )
 
 
-def _primary_metric(splits: Mapping[str, Sequence[Sample]], task_of: Callable[[str], Task]) -> str:
+def _primary_metric(splits: Mapping[str, Sequence[Sample]]) -> str:
     names = Counter(
         task_of(sample.task).primary_metric for samples in splits.values() for sample in samples
     )
@@ -133,40 +114,14 @@ def _reliance_split(splits: Mapping[str, Sequence[Sample]]) -> tuple[str, str | 
 
 def _answers(
     engine: Engine,
-    model: str,
+    system: System,
     splits: Mapping[str, Sequence[Sample]],
-    task_of: Callable[[str], Task],
-    max_new_tokens: int,
+    measure: Measure,
     steps: Callable[[], None],
-) -> list[Answer]:
+) -> list[Record]:
     found = []
     for split, samples in splits.items():
-        for answer in answer_samples(
-            engine, samples, task_of, split=split, model=model, max_new_tokens=max_new_tokens
-        ):
-            found.append(answer)
+        for record in answer_samples(engine, system, samples, split=split, measure=measure):
+            found.append(record)
             steps()
     return found
-
-
-def _metrics(
-    answers: Sequence[Answer], reliance: Mapping[str, Reliance], primary_metric: str
-) -> dict[str, float]:
-    found: dict[str, float] = {}
-    models = dict.fromkeys(answer.model for answer in answers)
-    for model in models:
-        own = [answer for answer in answers if answer.model == model]
-        for split in dict.fromkeys(answer.split for answer in own):
-            found |= _split_metrics([a for a in own if a.split == split], split, model)
-        if model in reliance:
-            found |= reliance[model].as_metrics(primary_metric, model)
-        found[f"speed/tokens_per_second/{model}"] = tokens_per_second(own)
-        found[f"speed/seconds_per_answer/{model}"] = seconds_per_answer(own)
-    return found
-
-
-def _split_metrics(answers: Sequence[Answer], split: str, model: str) -> dict[str, float]:
-    means = mean_metrics([answer.metrics for answer in answers])
-    means["loss"] = token_mean([(answer.loss, answer.reference_tokens) for answer in answers])
-    means["cut"] = sum(answer.cut for answer in answers) / len(answers)
-    return {f"{split}/{name}/{model}": value for name, value in means.items()}

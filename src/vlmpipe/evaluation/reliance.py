@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 
 from PIL import Image
 
 from vlmpipe.encoding.conversation import Message, Part, Sample
 from vlmpipe.engines.base import Engine
-from vlmpipe.evaluation.answers import Answer, token_mean
+from vlmpipe.evaluation.answers import Measure, token_mean
+from vlmpipe.evaluation.records import Record
+from vlmpipe.evaluation.statistics import Interval, ratio_interval
 from vlmpipe.tasks.base import Task, mean_metrics
 
 CONDITIONS = ("true", "blank", "swapped")
@@ -48,6 +50,9 @@ class Reliance:
 
     task_metric: Mapping[str, float]
     """Primary metric of the answers under each condition."""
+
+    gain_intervals: Mapping[str, Interval] = field(default_factory=dict)
+    """Of `image_gain` and `blank_gain`; empty for a single probe."""
 
     @property
     def image_gain(self) -> float:
@@ -125,33 +130,33 @@ def measure_reliance(
     primary_metric: str,
     *,
     max_new_tokens: int,
-    known: Sequence[Answer] = (),
+    known: Sequence[Record] = (),
+    measure: Measure | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Reliance:
     """Score every probe, and answer the first few, under each condition.
 
-    `known` are this engine's answers with true images; they are not asked again. `on_step` is
-    called once for each probe and condition.
+    `known` are this engine's records with true images; they are not asked again. Answers are
+    measured by `measure`, or by their tasks in this process. `on_step` is called once for each
+    probe and condition.
     """
-    answers = {answer.sample: answer for answer in known}
-    losses, values = {}, {}
+    answers = {record.sample: record for record in known}
+    losses, values, readings = {}, {}, {}
     for condition in CONDITIONS:
-        readings = []
+        found = []
         for index, probe in enumerate(probes):
             limit = max_new_tokens if index < ANSWERED_SAMPLES else None
             sample = probe.under(condition)
-            answer = answers.get(sample.id) if condition == "true" else None
-            readings.append(
-                _Reading(answer.loss, answer.reference_tokens, answer.metrics if limit else {})
-                if answer
-                else _read(engine, sample, task_of(sample.task), limit)
-            )
+            record = answers.get(sample.id) if condition == "true" else None
+            reading = _known(record, answered=limit is not None) if record else None
+            found.append(reading or _read(engine, sample, task_of(sample.task), limit, measure))
             on_step()
-        losses[condition] = token_mean([(each.loss, each.tokens) for each in readings])
-        means = mean_metrics([each.metrics for each in readings])
+        losses[condition] = token_mean([(each.loss, each.tokens) for each in found])
+        means = mean_metrics([each.metrics for each in found])
         if primary_metric in means:
             values[condition] = means[primary_metric]
-    return Reliance(losses, values)
+        readings[condition] = found
+    return Reliance(losses, values, _gain_intervals(readings))
 
 
 @dataclass(frozen=True)
@@ -162,12 +167,42 @@ class _Reading:
     """Empty where no answer was asked."""
 
 
-def _read(engine: Engine, sample: Sample, task: Task, max_new_tokens: int | None) -> _Reading:
+def _known(record: Record, *, answered: bool) -> _Reading | None:
+    """What a record says; None where its reference was not scored."""
+    if record.loss is None or not record.reference_tokens:
+        return None
+    return _Reading(record.loss, record.reference_tokens, record.metrics if answered else {})
+
+
+def _read(
+    engine: Engine,
+    sample: Sample,
+    task: Task,
+    max_new_tokens: int | None,
+    measure: Measure | None,
+) -> _Reading:
     score = engine.score(sample.prompt, sample.reference)
     if max_new_tokens is None:
         return _Reading(score.loss, score.tokens, {})
-    completion = engine.complete(sample.prompt, max_new_tokens=max_new_tokens)
-    return _Reading(score.loss, score.tokens, task.measure(completion.text, sample.reference))
+    text = engine.complete(sample.prompt, max_new_tokens=max_new_tokens).text
+    metrics = (
+        measure(sample.task, text, sample.reference).metrics
+        if measure
+        else task.measure(text, sample.reference)
+    )
+    return _Reading(score.loss, score.tokens, metrics)
+
+
+def _gain_intervals(readings: Mapping[str, Sequence[_Reading]]) -> dict[str, Interval]:
+    """Of what the true image is worth, over the tokens of whole probes."""
+    found = {}
+    for name, condition in (("image_gain", "swapped"), ("blank_gain", "blank")):
+        pairs = list(zip(readings["true"], readings[condition], strict=True))
+        gains = [(other.loss - true.loss) * true.tokens for true, other in pairs]
+        interval = ratio_interval(gains, [float(true.tokens) for true, _ in pairs])
+        if interval is not None:
+            found[name] = interval
+    return found
 
 
 def _replaced(part: Part, supply: Iterator[Image.Image]) -> Part:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +9,10 @@ from typing import Any
 
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.encoding.images import to_rgb
-from vlmpipe.evaluation.comparison import Comparison
-from vlmpipe.evaluation.verdicts import Judgement
+from vlmpipe.evaluation.answers import finite
+from vlmpipe.evaluation.figures import interval_json, paired_json
+from vlmpipe.evaluation.judging import JudgeSummary
+from vlmpipe.evaluation.verdicts import Assessment, Judgement
 from vlmpipe.pipeline.files import write_json, write_text
 
 RESULTS_NAME = "results.json"
@@ -25,35 +26,52 @@ PICTURES_PER_SPLIT = 6
 
 def write_results(
     folder: Path,
-    comparison: Comparison,
+    assessment: Assessment,
     judgement: Judgement,
     splits: Mapping[str, Sequence[Sample]],
+    judged: JudgeSummary | None = None,
 ) -> None:
     """Write `results.json`, `predictions.jsonl` and `samples/*.png` into a folder."""
-    rows = (json.dumps(answer.as_row(), ensure_ascii=False) for answer in comparison.answers)
-    write_text(folder / PREDICTIONS_NAME, "".join(f"{row}\n" for row in rows))
+    comparison, figures = assessment.comparison, assessment.figures
+    records = (record for own in comparison.records.values() for record in own)
+    write_text(folder / PREDICTIONS_NAME, "".join(record.as_line() for record in records))
+    forgetting, phases = assessment.forgetting, assessment.phases
     write_json(
         folder / RESULTS_NAME,
-        {
-            "primary_metric": comparison.primary_metric,
-            "splits": {split: len(samples) for split, samples in splits.items()},
-            "metrics": finite(comparison.metrics),
-            "reliance": {
-                "split": comparison.reliance_split,
-                "samples": comparison.reliance_samples,
-                "not_measured": comparison.reliance_unmeasured,
-            },
-            "passed": judgement.passed,
-            "reasons": judgement.reasons,
-            "notes": judgement.notes,
-            "gallery": _write_pictures(folder, splits),
-        },
+        _plain(
+            {
+                "primary_metric": comparison.primary_metric,
+                "splits": {split: len(samples) for split, samples in splits.items()},
+                "metrics": finite(figures.metrics),
+                "intervals": {
+                    name: interval_json(each) for name, each in figures.intervals.items()
+                },
+                "paired": paired_json(figures.paired),
+                "reliance": {
+                    "split": comparison.reliance_split,
+                    "samples": comparison.reliance_samples,
+                    "not_measured": comparison.reliance_unmeasured,
+                },
+                "general": None if forgetting is None else forgetting.as_json(),
+                "phases": None if phases is None else phases.as_json(),
+                "judge": None if judged is None else judged.model_dump(mode="json"),
+                "passed": judgement.passed,
+                "verdicts": [each.as_json() for each in judgement.verdicts],
+                "reasons": judgement.reasons,
+                "notes": judgement.notes,
+                "gallery": _write_pictures(folder, splits),
+            }
+        ),
     )
 
 
-def finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Metrics that are numbers: JSON has no other."""
-    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+def _plain(value: Any) -> Any:
+    """JSON values; what is no number becomes null, since JSON has no other."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write_pictures(folder: Path, splits: Mapping[str, Sequence[Sample]]) -> list[dict[str, Any]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,41 @@ from vlmpipe.errors import ArtifactError
 from vlmpipe.evaluation.comparison import BASE, TUNED
 from vlmpipe.models.base import BaseModelFolder
 from vlmpipe.models.loading import load_model, load_tokenizer, resolve_dtype
+from vlmpipe.training.adapter import load_adapter_weights
+from vlmpipe.training.phase_adapters import FINAL, PhaseAdapter, read_index
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """Both engines, and the adapter of every phase on the same base."""
+
+    engines: Mapping[str, Engine]
+    """`base` and `tuned`."""
+
+    vocabulary: int
+    """Tokens that the model chooses from."""
+
+    phases: tuple[PhaseAdapter, ...] = ()
+    """Empty where training had one phase, or trained whole weights."""
+
+    adapted: Any = None
+    train_folder: Path = Path()
+
+    @contextmanager
+    def after(self, phase: PhaseAdapter) -> Iterator[Engine]:
+        """`tuned` as it was when that phase ended; afterwards it is the final one again."""
+        self._switch_to(phase.folder)
+        try:
+            yield self.engines[TUNED]
+        finally:
+            self._switch_to(FINAL)
+
+    def _switch_to(self, folder: str) -> None:
+        load_adapter_weights(self.adapted, self.train_folder / folder)
 
 
 @contextmanager
-def open_subjects(
-    config: Config, base: BaseModelFolder, train_folder: Path
-) -> Iterator[dict[str, Engine]]:
+def open_subjects(config: Config, base: BaseModelFolder, train_folder: Path) -> Iterator[Subjects]:
     """`base` and `tuned`, the base held as it was in training (4-bit for qlora).
 
     Both read images and text by the contract that train wrote. With train.method=full there are
@@ -32,20 +62,23 @@ def open_subjects(
     """
     encoder = Encoder(load_tokenizer(base.folder), read_contract(train_folder))
     model = load_as_trained(config, base.folder)
+    vocabulary = len(encoder.tokenizer)
     if config.train.method == "full":
         tuned = load_as_trained(config, train_folder / "model")
         engines = {
             BASE: HfEngine(model, encoder, "hf:base"),
-            TUNED: HfEngine(tuned, encoder, "hf:tuned"),
+            TUNED: HfEngine(tuned, encoder, "hf:full"),
         }
+        subjects = Subjects(engines, vocabulary)
     else:
-        adapted = with_adapter(model, train_folder / "adapter")
+        adapted = with_adapter(model, train_folder / FINAL)
         engines = {
             BASE: HfEngine(adapted, encoder, "hf:base", adapter=False),
-            TUNED: HfEngine(adapted, encoder, "hf:tuned"),
+            TUNED: HfEngine(adapted, encoder, "hf:adapter"),
         }
+        subjects = Subjects(engines, vocabulary, read_index(train_folder), adapted, train_folder)
     try:
-        yield dict(engines)
+        yield subjects
     finally:
         for engine in engines.values():
             engine.close()

@@ -28,7 +28,7 @@ def run(context: StageContext) -> Outcome:
 TRAIN = Stage(
     name="train",
     number=2,
-    version=2,
+    version=3,
     run=run,
     reads=("train", "model", "run.seed"),
     ignores=("train.report_to", "model.id", "model.revision"),

@@ -1,56 +1,104 @@
-"""Stage 3: base against tuned, on training probes and on held-out samples."""
+"""Stage 3: base against tuned, on training probes, on held-out samples and elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from vlmpipe.config import Config
 from vlmpipe.config.validate import ValidateConfig
+from vlmpipe.data.sources import referenced_files
 from vlmpipe.data.store import load_split
 from vlmpipe.encoding.conversation import Sample
-from vlmpipe.engines.base import Engine
-from vlmpipe.evaluation.comparison import HELDOUT, TRAIN, compare
+from vlmpipe.evaluation.answers import Measure, finite, measured_here
+from vlmpipe.evaluation.comparison import HELDOUT, TRAIN, Comparison, compare
+from vlmpipe.evaluation.forgetting import measure_forgetting
+from vlmpipe.evaluation.general_probe import general_config, general_probe
+from vlmpipe.evaluation.identity import identities
+from vlmpipe.evaluation.judged import GivenSamples, ask_judge, judged_lines
+from vlmpipe.evaluation.judging import JudgeSummary
+from vlmpipe.evaluation.measuring import MetricPool
 from vlmpipe.evaluation.memory import peak_memory_mib, reset_peak_memory
-from vlmpipe.evaluation.results import finite, write_results
-from vlmpipe.evaluation.subjects import open_subjects
-from vlmpipe.evaluation.verdicts import judge, summary_of
+from vlmpipe.evaluation.phases import compare_phases
+from vlmpipe.evaluation.records import System
+from vlmpipe.evaluation.results import write_results
+from vlmpipe.evaluation.subjects import Subjects, open_subjects
+from vlmpipe.evaluation.verdicts import Assessment, judge, summary_of
 from vlmpipe.models.base import read_base
 from vlmpipe.pipeline import Outcome, Stage, StageContext, Verdict
-from vlmpipe.tasks import task_of
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Everything that the models are asked."""
+
+    splits: Mapping[str, Sequence[Sample]]
+    general: Sequence[Sample] = ()
 
 
 def run(context: StageContext) -> Outcome:
     """Load the base and what was trained on it, then compare."""
     setup, train = context.upstream["setup"], context.upstream["train"]
     config: Config = context.config
-    splits = asked_samples(config, setup / "data")
+    base = read_base(setup)
+    trained = set(load_split(setup / "data", TRAIN).column("task"))
+    general = general_probe(config, trained, has_vision=base.family.has_vision)
+    asked = Asked(asked_samples(config, setup / "data"), general)
     reset_peak_memory()
-    with open_subjects(config, read_base(setup), train) as engines:
-        return validate(context, engines, splits)
+    with open_subjects(config, base, train) as subjects, MetricPool(workers=1) as pool:
+        systems = identities(config, context.upstream, subjects.engines)
+        return validate(context, subjects, systems, asked, pool.measure)
 
 
 def validate(
-    context: StageContext, engines: Mapping[str, Engine], splits: Mapping[str, Sequence[Sample]]
+    context: StageContext,
+    subjects: Subjects,
+    systems: Mapping[str, System],
+    asked: Asked,
+    measure: Measure = measured_here,
 ) -> Outcome:
     """Ask both engines, measure, judge, write down."""
     rules: ValidateConfig = context.config.validation
+    progress = context.reporter.progress
     comparison = compare(
-        engines,
-        splits,
-        task_of,
+        subjects.engines, systems, asked.splits, measure=measure, progress=progress
+    )
+    forgetting = measure_forgetting(
+        subjects.engines, asked.general, subjects.vocabulary, progress=progress
+    )
+    phases = compare_phases(
+        comparison,
+        asked.splits,
+        subjects.phases,
+        subjects.after,
+        answered=rules.phase_samples,
         max_new_tokens=rules.max_new_tokens,
-        progress=context.reporter.progress,
+        measure=measure,
+        progress=progress,
     )
+    judged = judged_of(context, comparison, asked)
     context.reporter.progress_done()
-    judgement = judge(comparison, rules)
-    write_results(context.folder, comparison, judgement, splits)
+    assessment = Assessment.of(comparison, forgetting, phases)
+    judgement = judge(assessment, rules)
+    write_results(context.folder, assessment, judgement, asked.splits, judged)
+    metrics = assessment.figures.metrics
     return Outcome(
-        metrics={**finite(comparison.metrics), "memory/peak_mib": peak_memory_mib()},
+        metrics={**finite(metrics), "memory/peak_mib": peak_memory_mib()},
         verdict=Verdict(judgement.passed, judgement.reasons),
-        summary=summary_of(comparison, judgement),
+        summary=(*summary_of(assessment, judgement), *(judged_lines(judged) if judged else ())),
     )
+
+
+def judged_of(context: StageContext, comparison: Comparison, asked: Asked) -> JudgeSummary | None:
+    """What the judge says of the held-out answers, of the training probes where there are none."""
+    config = context.config.validation.judge
+    if config is None:
+        return None
+    split = HELDOUT if asked.splits.get(HELDOUT) else TRAIN
+    source = GivenSamples(split, asked.splits[split])
+    return ask_judge(config, comparison, source, context.run_folder, context.reporter.progress)
 
 
 def asked_samples(config: Config, data: Path) -> dict[str, list[Sample]]:
@@ -62,10 +110,25 @@ def asked_samples(config: Config, data: Path) -> dict[str, list[Sample]]:
     }
 
 
+def external_files(config: Config) -> Mapping[str, Path]:
+    """The general probe's file with its images, and the judge's rubrics."""
+    general = referenced_files(general_config(config))
+    found = {
+        name.replace("data.sources[0]", "validate.general.path", 1): path
+        for name, path in general.items()
+    }
+    judge_config = config.validation.judge
+    rubric = judge_config.rubric if judge_config else None
+    if rubric is not None:
+        texts = sorted(rubric.glob("*.txt")) if rubric.is_dir() else [rubric]
+        found |= {f"validate.judge.rubric {path.name}": path for path in texts}
+    return found
+
+
 VALIDATE = Stage(
     name="validate",
     number=3,
-    version=1,
+    version=2,
     run=run,
     reads=(
         "validate",
@@ -74,8 +137,15 @@ VALIDATE = Stage(
         "train.method",
         "train.quantization",
     ),
+    ignores=(
+        "validate.judge.api_key_env",
+        "validate.judge.concurrency",
+        "validate.judge.max_retries",
+        "validate.judge.timeout_s",
+    ),
     consumes={
         "setup": ("model.json", "model/*", "data/*.parquet"),
-        "train": ("adapter/*", "model/*", "preprocess_contract.json"),
+        "train": ("adapter/*", "model/*", "phases/*", "preprocess_contract.json"),
     },
+    external=external_files,
 )

@@ -25,9 +25,10 @@ from vlmpipe.training.census import Census, lora_layers, refuse_misquantized, ta
 from vlmpipe.training.curriculum import Phase, plan_phases
 from vlmpipe.training.limits import contract_for
 from vlmpipe.training.mask_audit import MaskAudit, audit_masks
+from vlmpipe.training.phase_adapters import write_index
 from vlmpipe.training.session import (
     METRICS_NAME,
-    PHASES_NAME,
+    WORK_NAME,
     TrainingSession,
     checkpoint_step,
 )
@@ -83,6 +84,8 @@ def train(context: StageContext, base: BaseModelFolder, data: TrainingData) -> O
     if not is_finished(context.folder):
         session.run()
         _hand_on(context.folder, model, base, encoder, config, contract)
+        if len(phases) > 1 and config.train.method != "full":
+            write_index(context.folder, phases)
         keep_chosen_checkpoints(session)
     drop_phases(context.folder)
     return _outcome(session, census, dtype)
@@ -105,7 +108,7 @@ def load_trainable(config: Config, base: BaseModelFolder, dtype: str) -> tuple[A
 
 def is_finished(folder: Path) -> bool:
     """Whether all is written, and only the publication was missed."""
-    return (folder / METRICS_NAME).exists() and not (folder / PHASES_NAME).exists()
+    return (folder / METRICS_NAME).exists() and not (folder / WORK_NAME).exists()
 
 
 def keep_chosen_checkpoints(session: TrainingSession) -> None:
@@ -127,9 +130,9 @@ def drop_phases(folder: Path) -> None:
     In one step, seen from outside: with half of it gone, a resume would take up a later phase and
     train an earlier one after it.
     """
-    aside = folder / f".{PHASES_NAME}.dropped"
-    if (folder / PHASES_NAME).exists():
-        (folder / PHASES_NAME).rename(aside)
+    aside = folder / f".{WORK_NAME}.dropped"
+    if (folder / WORK_NAME).exists():
+        (folder / WORK_NAME).rename(aside)
     if aside.exists():
         shutil.rmtree(aside)
 

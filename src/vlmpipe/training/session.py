@@ -22,10 +22,12 @@ from vlmpipe.training.collator import SampleCollator
 from vlmpipe.training.curriculum import Phase
 from vlmpipe.training.evaluate import mean_loss
 from vlmpipe.training.interrupts import StopRequest, StopWhenAsked, interruption
+from vlmpipe.training.phase_adapters import keep_adapter
 from vlmpipe.training.phase_trainer import phase_trainer, set_learning_rate
 
 METRICS_NAME = "metrics.jsonl"
-PHASES_NAME = "phases"
+WORK_NAME = "in_training"
+"""Checkpoints of every phase, while there is something to resume."""
 
 
 @dataclass
@@ -62,7 +64,7 @@ class TrainingSession:
 
     def phase_folder(self, phase: Phase) -> Path:
         """Where a phase keeps its checkpoints."""
-        return self.folder / PHASES_NAME / f"{phase.number}_{phase.name}"
+        return self.folder / WORK_NAME / f"{phase.number}_{phase.name}"
 
     @cached_property
     def lot(self) -> KernelLot:
@@ -79,6 +81,7 @@ class TrainingSession:
         else:
             self._step_through(phase, folder, checkpoint)
         self._evaluate(phase)
+        self._keep_adapter(phase)
         write_text(folder / "finished", f"{phase.last_step}\n")
 
     def _step_through(self, phase: Phase, folder: Path, checkpoint: Path | None) -> None:
@@ -127,6 +130,13 @@ class TrainingSession:
             },
         )
         self.reporter.note(f"phase {phase.name}: held-out loss {common:.4f}")
+
+    def _keep_adapter(self, phase: Phase) -> None:
+        """What the phase made of the adapter, before the next one changes it."""
+        checkpoint = newest_checkpoint(self.phase_folder(phase))
+        followed = phase is not self.phases[-1]
+        if followed and checkpoint is not None and self.config.train.method != "full":
+            keep_adapter(self.folder, phase, checkpoint)
 
     def _is_finished(self, phase: Phase) -> bool:
         return (self.phase_folder(phase) / "finished").is_file()

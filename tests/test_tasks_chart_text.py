@@ -108,7 +108,12 @@ def test_white_space_and_other_spellings_of_the_same_chart_are_read() -> None:
         "nothing of the kind",
         "xychart-beta\nx-axis [북, 남]\nbar [1, 2]",
         'xychart-beta\nx-axis ["a", "b"]\nbar [1]',
-        'xychart-beta\nx-axis ["a"]\nbar [1]\nbar [2]',
+        'xychart-beta\nx-axis ["a"]\nbar [1]\nbar [2, 3]',
+        'xychart-beta\nx-axis ["a"]\ny-axis 0 --> 5',
+        'flowchart TD\nA["x"] B["y"]',
+        "flowchart TD\nA --> B\nend",
+        "flowchart TD\nsubgraph one\nA --> B",
+        "flowchart TD\n" + " --> ".join([" & ".join("abcdefghijklmnopqrstuvw")] * 2),
         'xychart-beta\nx-axis ["a"]\nbar [1e400]',
         'pie\n"a" : -1',
         "pie title x",
@@ -185,6 +190,7 @@ def test_the_type_of_a_chart_is_scored_apart() -> None:
     pie = mermaid(PieChart((("a", 1.0),)))
     assert chart_metrics(pie, mermaid(BARS), printed=True) == {
         "chart_f1": 0.0,
+        "pairs_f1": 0.0,
         "chart_type": 0.0,
         "well_formed": 1.0,
     }

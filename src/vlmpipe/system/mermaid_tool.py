@@ -17,7 +17,9 @@ from vlmpipe.system.cache import cache_folder
 from vlmpipe.system.process import run_program
 
 LISTS = ("package.json", "package-lock.json")
-NPM_OPTIONS = "--ignore-scripts --prefer-offline --no-audit --no-fund --loglevel=error".split()
+NPM_OPTIONS = (
+    *("--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error"),
+)
 INSTALL_TIMEOUT_S = 1200.0
 HOW = "install Node 20.19 or newer with npm (https://nodejs.org), then: make mermaid"
 

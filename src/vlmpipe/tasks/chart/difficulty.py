@@ -44,5 +44,5 @@ def _size(chart: Chart) -> tuple[int, tuple[tuple[int, int], tuple[int, int]]]:
     if isinstance(chart, Flowchart):
         return len(chart.nodes) + len(chart.edges), (ELEMENTS_OF_FLOWS, CHARACTERS_OF_FLOWS)
     if isinstance(chart, AxisChart):
-        return len(chart.values), (ELEMENTS_OF_AXES, CHARACTERS_OF_AXES)
+        return len(chart.all_values), (ELEMENTS_OF_AXES, CHARACTERS_OF_AXES)
     return len(chart.slices), (ELEMENTS_OF_PIES, CHARACTERS_OF_PIES)

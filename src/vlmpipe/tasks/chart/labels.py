@@ -6,6 +6,7 @@ import html
 import re
 
 QUOTED = r'"[^"\n]*"'
+NUMBER = r"[+-]?(?:\d{1,15}(?:\.\d{1,15})?|\.\d{1,15})"
 ENTITY = re.compile(r"#(\w{1,8});")
 ESCAPES = (("#", "#35;"), ('"', "#quot;"), ("`", "#96;"), ("%", "#37;"))
 """What would end a text or begin something else: entities, Markdown, comments."""
@@ -21,7 +22,9 @@ def escaped(text: str) -> str:
 
 def plain(text: str) -> str:
     """A label without its quotes, its entities read, its white space single."""
-    bare = text.strip().removeprefix('"').removesuffix('"')
+    bare = text.strip()
+    if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "\"'":
+        bare = bare[1:-1]
     return " ".join(ENTITY.sub(_character, bare).split())
 
 

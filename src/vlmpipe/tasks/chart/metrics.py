@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter
-from collections.abc import Hashable
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping
 
 from vlmpipe.tasks.chart.model import AxisChart, Chart, ChartError, Flowchart, PieChart
 from vlmpipe.tasks.chart.parser import parse_chart
@@ -12,31 +12,66 @@ from vlmpipe.tasks.chart.parser import parse_chart
 TOLERANCE = 0.01
 """Relative: what the eye can read off an axis. Printed numbers have to be exact."""
 
-Pair = tuple[str, float]
+Pairs = Mapping[str, list[float]]
+"""The values of each label, in ascending order."""
 
 
 def chart_metrics(prediction: str, reference: str, *, printed: bool) -> dict[str, float]:
-    """`chart_f1`, `chart_type` and `well_formed` of a Mermaid answer.
+    """What a Mermaid answer got right, 0 to 1, one metric for each question:
+
+    - `chart_f1`: over all facts, see `chart_f1`.
+    - `pairs_f1`: over the (label, value) pairs; for references with values only.
+    - `nodes_f1`: over the texts of nodes; for flowcharts only.
+    - `edges_f1`: over (text of a node, text of the next, label) of arrows; for flowcharts only.
+    - `chart_type`: the kind is the same.
+    - `well_formed`: the answer is a chart that this package reads.
 
     `printed` says whether the reference's values stand in the picture as numbers. All are 0.0 for
-    an answer that does not parse; the first two for a reference that does not.
+    an answer that does not parse; for a reference that does not, `chart_f1` and `chart_type` are,
+    and those of one sort of chart are absent.
     """
     answer, truth = _parsed(prediction), _parsed(reference)
-    comparable = answer is not None and truth is not None
+    tolerance = 0.0 if printed else TOLERANCE
     return {
-        "chart_f1": chart_f1(answer, truth, printed=printed) if answer and truth else 0.0,
-        "chart_type": float(comparable and _kind(answer) == _kind(truth)),
+        "chart_f1": chart_f1(answer, truth, tolerance) if answer and truth else 0.0,
+        **(_parts(answer, truth, tolerance) if truth else {}),
+        "chart_type": float(bool(answer and truth and answer.kind == truth.kind)),
         "well_formed": float(answer is not None),
     }
 
 
-def chart_f1(answer: Chart, truth: Chart, *, printed: bool) -> float:
+def chart_f1(answer: Chart, truth: Chart, tolerance: float) -> float:
     """F1 over all facts: kind, titles, axes, (label, value) pairs, nodes and edges."""
     facts, true_facts = _facts(answer), _facts(truth)
     pairs, true_pairs = _pairs(answer), _pairs(truth)
-    right = (facts & true_facts).total()
-    right += _matches(pairs, true_pairs, 0.0 if printed else TOLERANCE)
-    return 2 * right / (facts.total() + true_facts.total() + len(pairs) + len(true_pairs))
+    right = (facts & true_facts).total() + _matches(pairs, true_pairs, tolerance)
+    return _f1(right, facts.total() + _size(pairs), true_facts.total() + _size(true_pairs))
+
+
+def _parts(answer: Chart | None, truth: Chart, tolerance: float) -> dict[str, float]:
+    """The metrics of one sort of chart; 0.0 for an answer of the other sort."""
+    if isinstance(truth, Flowchart):
+        flow = answer if isinstance(answer, Flowchart) else None
+        return {
+            "nodes_f1": _overlap(_texts(flow), _texts(truth)) if flow else 0.0,
+            "edges_f1": _overlap(_arrows(flow), _arrows(truth)) if flow else 0.0,
+        }
+    if answer is None or isinstance(answer, Flowchart):
+        return {"pairs_f1": 0.0}
+    pairs, true_pairs = _pairs(answer), _pairs(truth)
+    right = _matches(pairs, true_pairs, tolerance)
+    return {"pairs_f1": _f1(right, _size(pairs), _size(true_pairs))}
+
+
+def _f1(right: int, answered: int, true: int) -> float:
+    """Two empty sets are the same."""
+    return 2 * right / (answered + true) if answered + true else 1.0
+
+
+def _overlap(answered: Iterable[Hashable], true: Iterable[Hashable]) -> float:
+    """F1 of two multisets."""
+    left, right = Counter(answered), Counter(true)
+    return _f1((left & right).total(), left.total(), right.total())
 
 
 def _parsed(text: str) -> Chart | None:
@@ -46,42 +81,71 @@ def _parsed(text: str) -> Chart | None:
         return None
 
 
-def _kind(chart: Chart | None) -> str:
-    return chart.kind if chart else ""
-
-
 def _facts(chart: Chart) -> Counter[Hashable]:
     """Everything that is right or wrong as a whole."""
     facts: Counter[Hashable] = Counter([("kind", chart.kind)])
     if isinstance(chart, Flowchart):
-        texts = [(node.shape, _same(node.text)) for node in chart.nodes]
-        edges = [(texts[e.source][1], texts[e.target][1], _same(e.label)) for e in chart.edges]
-        return facts + Counter([("direction", chart.direction), *texts, *edges])
+        nodes = [(node.shape, _same(node.text)) for node in chart.nodes]
+        links = [edge.link for edge in chart.edges]
+        edges = [(*each, link) for each, link in zip(_arrows(chart), links, strict=True)]
+        return facts + Counter([("direction", chart.direction), *nodes, *edges])
     named = [("title", chart.title)]
     if isinstance(chart, AxisChart):
         named += [("x-axis", chart.x_title), ("y-axis", chart.y_axis.title)]
         facts.update([chart.y_axis.bounds] if chart.y_axis.bounds else [])
+        facts.update(["horizontal"] if chart.horizontal else [])
+        facts.update(("series", series.kind) for series in chart.more)
     return facts + Counter((name, _same(text)) for name, text in named if text)
 
 
-def _pairs(chart: Chart) -> list[Pair]:
-    if isinstance(chart, Flowchart):
-        return []
+def _texts(chart: Flowchart) -> list[str]:
+    return [_same(node.text) for node in chart.nodes]
+
+
+def _arrows(chart: Flowchart) -> list[tuple[str, str, str]]:
+    texts = _texts(chart)
+    return [(texts[e.source], texts[e.target], _same(e.label)) for e in chart.edges]
+
+
+def _pairs(chart: Chart) -> Pairs:
+    pairs: defaultdict[str, list[float]] = defaultdict(list)
     if isinstance(chart, PieChart):
-        return [(_same(label), value) for label, value in chart.slices]
-    return [
-        (_same(label), value) for label, value in zip(chart.categories, chart.values, strict=True)
-    ]
+        for label, value in chart.slices:
+            pairs[_same(label)].append(value)
+    elif isinstance(chart, AxisChart):
+        for values in (chart.values, *(series.values for series in chart.more)):
+            for label, value in zip(chart.categories, values, strict=True):
+                pairs[_same(label)].append(value)
+    return {label: sorted(values) for label, values in pairs.items()}
 
 
-def _matches(pairs: list[Pair], truth: list[Pair], tolerance: float) -> int:
-    """Pairs that have a partner, each partner once."""
-    left = list(pairs)
-    for label, value in truth:
-        near = [p for p in left if p[0] == label and abs(p[1] - value) <= tolerance * abs(value)]
-        if near:
-            left.remove(min(near, key=lambda pair: abs(pair[1] - value)))
-    return len(pairs) - len(left)
+def _size(pairs: Pairs) -> int:
+    return sum(map(len, pairs.values()))
+
+
+def _matches(pairs: Pairs, truth: Pairs, tolerance: float) -> int:
+    """The most pairs that can have a partner each."""
+    return sum(
+        _near(values, truth[label], tolerance) for label, values in pairs.items() if label in truth
+    )
+
+
+def _near(values: list[float], truth: list[float], tolerance: float) -> int:
+    """As many values as can be matched, in both lists ascending. Taking the lowest that fit is
+    best: what fits a value is an interval, and both of its ends grow with the value.
+    """
+    found, left = 0, iter(truth)
+    true = next(left, None)
+    for value in values:
+        while true is not None and true < value and not _close(value, true, tolerance):
+            true = next(left, None)
+        if true is not None and _close(value, true, tolerance):
+            found, true = found + 1, next(left, None)
+    return found
+
+
+def _close(value: float, true: float, tolerance: float) -> bool:
+    return abs(value - true) <= tolerance * max(abs(value), abs(true))
 
 
 def _same(text: str) -> str:

@@ -6,10 +6,27 @@ from dataclasses import dataclass
 from typing import Literal
 
 AxisKind = Literal["bar", "line"]
-Direction = Literal["TD", "LR"]
-"""Top down, or left to right."""
+Direction = Literal["TD", "LR", "BT", "RL"]
+"""Top down, left to right, and the two the other way round. The generator draws the first two."""
 
-Shape = Literal["box", "round", "stadium", "diamond"]
+Shape = Literal[
+    "box",
+    "round",
+    "stadium",
+    "diamond",
+    "subroutine",
+    "cylinder",
+    "circle",
+    "double circle",
+    "ellipse",
+    "hexagon",
+    "flag",
+    "leaning right",
+    "leaning left",
+    "trapezoid",
+    "inverted trapezoid",
+]
+"""The generator draws the first four."""
 
 
 class ChartError(ValueError):
@@ -26,6 +43,14 @@ class Axis:
 
 
 @dataclass(frozen=True)
+class Series:
+    """Bars or a line beside the first ones, over the same categories."""
+
+    kind: AxisKind
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class AxisChart:
     """Bars, or points joined by a line: one value for each category."""
 
@@ -35,12 +60,21 @@ class AxisChart:
     title: str = ""
     x_title: str = ""
     y_axis: Axis = Axis()
+    more: tuple[Series, ...] = ()
+    """Further series; the generator draws none."""
+
+    horizontal: bool = False
+
+    @property
+    def all_values(self) -> tuple[float, ...]:
+        """Of all series, one after the other."""
+        return (*self.values, *(value for series in self.more for value in series.values))
 
     @property
     def texts(self) -> tuple[str, ...]:
         """Every text and number that is to be read."""
         titles = (self.title, self.x_title, self.y_axis.title)
-        return (*titles, *self.categories, *map(number_text, self.values))
+        return (*titles, *self.categories, *map(number_text, self.all_values))
 
 
 @dataclass(frozen=True)
@@ -66,7 +100,7 @@ class PieChart:
 
 @dataclass(frozen=True)
 class Node:
-    """A step (`box`), an end (`stadium`) or a decision (`diamond`)."""
+    """A step (`box`), an end (`stadium`), a decision (`diamond`) or another shape."""
 
     shape: Shape
     text: str
@@ -79,6 +113,8 @@ class Edge:
     source: int
     target: int
     label: str = ""
+    link: str = "-->"
+    """As Mermaid writes it, at its shortest: `---` has no head, `-.->` is dotted, `==>` thick."""
 
 
 @dataclass(frozen=True)

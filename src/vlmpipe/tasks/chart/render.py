@@ -9,13 +9,15 @@ from vlmpipe.tasks.chart.model import AxisChart, Chart, Flowchart, number_text
 WIDTH, ROW, LABEL = 360, 22, 110
 """Pixels: of the whole drawing, of a bar's row, of the labels to the left."""
 
+ARROWS = {"-->": "→", "---": "–", "<-->": "↔", "-.->": "⇢", "==>": "⇒"}
+
 
 def render_chart(chart: Chart) -> str:
     """Bars or slices as an SVG of one row each; nodes and arrows as two lists."""
     if isinstance(chart, Flowchart):
         return _flow_html(chart)
     if isinstance(chart, AxisChart):
-        rows = list(zip(chart.categories, chart.values, strict=True))
+        rows = list(zip(chart.categories * (1 + len(chart.more)), chart.all_values, strict=True))
         low, high = chart.y_axis.bounds or (0.0, 0.0)
         names = [chart.kind, chart.x_title, chart.y_axis.title]
         names += [f"{number_text(low)} – {number_text(high)}"] if chart.y_axis.bounds else []
@@ -48,7 +50,8 @@ def _bar_svg(place: int, label: str, value: float, share: float) -> str:
 def _flow_html(chart: Flowchart) -> str:
     nodes = "".join(f"<li>{node.shape}: {escape(node.text)}</li>" for node in chart.nodes)
     arrows = "".join(
-        f"<li>{escape(chart.nodes[edge.source].text)} → {escape(chart.nodes[edge.target].text)}"
+        f"<li>{escape(chart.nodes[edge.source].text)} {ARROWS.get(edge.link, escape(edge.link))}"
+        f" {escape(chart.nodes[edge.target].text)}"
         f"{f' ({escape(edge.label)})' if edge.label else ''}</li>"
         for edge in chart.edges
     )

@@ -13,8 +13,9 @@ from vlmpipe.tasks.chart.flow_synthetic import FlowPlan, random_flow
 from vlmpipe.tasks.chart.mermaid import is_valid_mermaid
 from vlmpipe.tasks.chart.metrics import chart_metrics
 from vlmpipe.tasks.chart.model import Chart, ChartError, PieChart
-from vlmpipe.tasks.chart.parser import parse_chart, unfenced
+from vlmpipe.tasks.chart.parser import parse_chart
 from vlmpipe.tasks.chart.render import render_chart
+from vlmpipe.tasks.chart.source import unfenced
 from vlmpipe.tasks.chart.synthetic import random_axis_chart, random_pie
 from vlmpipe.tasks.chart.writer import mermaid
 from vlmpipe.tasks.lots import nearest, outside

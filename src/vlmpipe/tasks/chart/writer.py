@@ -5,10 +5,30 @@ from __future__ import annotations
 from string import ascii_uppercase
 
 from vlmpipe.tasks.chart.labels import escaped
-from vlmpipe.tasks.chart.model import AxisChart, Chart, Edge, Node, PieChart, Shape, number_text
+from vlmpipe.tasks.chart.model import (
+    AxisChart,
+    Chart,
+    Edge,
+    Node,
+    PieChart,
+    Series,
+    Shape,
+    number_text,
+)
 
 BRACKETS: dict[Shape, tuple[str, str]] = {
+    "double circle": ("(((", ")))"),
+    "circle": ("((", "))"),
     "stadium": ("([", "])"),
+    "ellipse": ("(-", "-)"),
+    "cylinder": ("[(", ")]"),
+    "subroutine": ("[[", "]]"),
+    "leaning right": ("[/", "/]"),
+    "trapezoid": ("[/", "\\]"),
+    "leaning left": ("[\\", "\\]"),
+    "inverted trapezoid": ("[\\", "/]"),
+    "hexagon": ("{{", "}}"),
+    "flag": (">", "]"),
     "box": ("[", "]"),
     "round": ("(", ")"),
     "diamond": ("{", "}"),
@@ -38,16 +58,19 @@ def _quoted(text: str) -> str:
 
 def _axis_lines(chart: AxisChart) -> list[str]:
     categories = ", ".join(map(_quoted, chart.categories))
-    values = ", ".join(map(number_text, chart.values))
     return [
-        "xychart-beta",
+        "xychart-beta horizontal" if chart.horizontal else "xychart-beta",
         *([f"title {_quoted(chart.title)}"] if chart.title else []),
         " ".join(
             ["x-axis", *([_quoted(chart.x_title)] if chart.x_title else []), f"[{categories}]"]
         ),
         *_y_axis(chart),
-        f"{chart.kind} [{values}]",
+        *(_series(each) for each in (Series(chart.kind, chart.values), *chart.more)),
     ]
+
+
+def _series(series: Series) -> str:
+    return f"{series.kind} [{', '.join(map(number_text, series.values))}]"
 
 
 def _y_axis(chart: AxisChart) -> list[str]:
@@ -70,4 +93,4 @@ def _node(node: Node) -> str:
 
 def _edge(edge: Edge) -> str:
     label = f"|{_quoted(edge.label)}|" if edge.label else ""
-    return f"{node_id(edge.source)} -->{label} {node_id(edge.target)}"
+    return f"{node_id(edge.source)} {edge.link}{label} {node_id(edge.target)}"

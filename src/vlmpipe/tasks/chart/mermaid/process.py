@@ -42,11 +42,11 @@ class ParserProcess:
         Raises:
             ParserStartError: when Node cannot be run, ends, or is not ready within a minute.
         """
-        words = [tool.node, f"--max-old-space-size={HEAP_MIB}", tool.script, tool.folder]
+        heap = f"--max-old-space-size={HEAP_MIB}"
         try:
             # A session of its own: Ctrl-C asks this process to finish, not the parser to die.
             self._process = subprocess.Popen(
-                [*map(os.fspath, words), str(os.getpid())],
+                [str(tool.node), heap, str(tool.script), str(tool.folder), str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -11,7 +11,8 @@ from importlib import resources
 
 from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.tasks.base import LANGUAGES, Language
-from vlmpipe.tasks.text_metrics import normalised, text_metrics
+from vlmpipe.tasks.text_metrics import normalised, text_metrics, word_error_rate
+from vlmpipe.tasks.text_overlap import overlap_metrics
 
 LONG_ANSWER = 400
 """Characters of an answer that counts as hardest."""
@@ -82,8 +83,12 @@ class QuestionTask:
         return f"<p>{html.escape(answer)}</p>"
 
     def measure(self, prediction: str, reference: str) -> Mapping[str, float]:
-        """`exact_match`, `agreement` and `cer`."""
-        return text_metrics(prediction, reference)
+        """`exact_match`, `agreement`, `cer`, `wer`, `chrf`, `bleu` and `rouge_l`."""
+        return {
+            **text_metrics(prediction, reference),
+            "wer": word_error_rate(prediction, reference),
+            **overlap_metrics(prediction, reference),
+        }
 
 
 @lru_cache(maxsize=1)

@@ -119,16 +119,3 @@ class Claim(_Strict):
     def json_line(self) -> str:
         """The answer to learn: one line of JSON in the order of the schema."""
         return json.dumps(self.model_dump(exclude_none=True), ensure_ascii=False)
-
-
-def is_strict_claim(answer: str) -> bool:
-    """Whether the text as it stands is JSON that fits the schema."""
-    try:
-        Claim.model_validate(json.loads(answer, parse_constant=_refused))
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _refused(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")

@@ -2,57 +2,60 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-from vlmpipe.tasks.document.claim import CRITICAL_FIELDS, CRITICAL_ITEM_FIELDS, MAX_ITEMS
-from vlmpipe.tasks.document.reading import normalised_object, read_object
+from vlmpipe.tasks.document.anls import anls_star
+from vlmpipe.tasks.document.comparing import Tally, compare
+from vlmpipe.tasks.document.nodes import Node, node_of
+from vlmpipe.tasks.document.reading import (
+    Json,
+    fits_schema,
+    normalised_json,
+    read_answer,
+    read_json,
+)
+from vlmpipe.tasks.text_metrics import exact_match
 
-Fields = Mapping[str, str]
-"""Field to value, as JSON text: equal texts are equal values of the same type."""
-
-
-@dataclass(frozen=True)
-class FieldScores:
-    """Fields of the reference, those of them that are right, and fields nobody asked for."""
-
-    asked: int
-    right: int
-    invented: int
-    critical: int
-    critical_right: int
-
-    @property
-    def accuracy(self) -> float:
-        """Right ones of those asked for and those made up; 0.0 where there are none."""
-        return self.right / max(1, self.asked + self.invented)
-
-    @property
-    def critical_accuracy(self) -> float | None:
-        """Right ones of the critical fields; None for a reference without any."""
-        return self.critical_right / self.critical if self.critical else None
+CRITICAL_WEIGHT = 3
+"""What a critical field counts for in `field_accuracy_weighted`, where another counts 1."""
 
 
-def compare_fields(prediction: str, reference: str) -> FieldScores:
-    """Field by field, each value in the one form of its field.
+def document_metrics(prediction: str, reference: str) -> dict[str, float]:
+    """How the answer reads as JSON, and how many of its fields are right.
 
-    Items are aligned in order so that the most fields agree: one left out costs its own fields and
-    not those of all that follow. Every field of a superfluous item counts as made up.
+    Of strict JSON alone: `field_accuracy`, `field_accuracy_weighted`, `critical_accuracy`; of
+    strict or else repaired JSON: `field_accuracy_repaired`, `hallucinated`, `missing`, `anls_star`.
+    What a reference gives no ground to measure is left out: fields of one without any, critical
+    ones of one without those, `schema_valid` of one that does not fit the schema itself.
     """
-    asked, items = _parts(reference)
-    given, given_items = _parts(prediction)
-    right = {name for name, value in asked.items() if given.get(name) == value}
-    items_right, items_critical_right = _aligned(given_items, items)
-    critical_items = sum(len(CRITICAL_ITEM_FIELDS & set(item)) for item in items)
-    return FieldScores(
-        asked=len(asked) + _count(items),
-        right=len(right) + items_right,
-        invented=len(given.keys() - asked.keys()) + max(0, _count(given_items) - _count(items)),
-        critical=len(asked.keys() & CRITICAL_FIELDS) + critical_items,
-        critical_right=len(right & CRITICAL_FIELDS) + items_critical_right,
-    )
+    answer, truth = read_answer(prediction), read_json(reference)
+    read = {"valid_json": float(answer.strict is not None)}
+    read["repaired"] = float(answer.repaired is not None)
+    if truth is not None and fits_schema(truth):
+        read["schema_valid"] = float(answer.strict is not None and fits_schema(answer.strict))
+    asked = _tree(truth or {})
+    if truth is None or not asked.fields:
+        return {**_as_text(prediction, reference), **read}
+    strict = compare(_tree(answer.strict or {}), asked)
+    either = compare(_tree(answer.either), asked)
+    likeness = anls_star(answer.either, truth)
+    return {
+        **_strict_metrics(strict),
+        **read,
+        "field_accuracy_repaired": accuracy(either),
+        "hallucinated": either.invented / max(1, either.given),
+        "missing": either.missing / either.asked,
+        **({} if likeness is None else {"anls_star": likeness}),
+    }
+
+
+def accuracy(tally: Tally, weight: int = 1) -> float:
+    """Right fields of those asked for and those made up; critical ones count `weight` times."""
+    extra = weight - 1
+    right = tally.right + extra * tally.critical_right
+    of = tally.asked + tally.invented + extra * (tally.critical + tally.critical_invented)
+    return right / max(1, of)
 
 
 def hardness(reference: str) -> float:
@@ -60,56 +63,43 @@ def hardness(reference: str) -> float:
 
     Text without a JSON object counts by its length.
     """
-    fields, items = _parts(reference)
-    values = [value for part in (fields, *items) for value in part.values()]
-    characters = sum(map(len, values)) if values else len(reference)
+    found = normalised_json(read_json(reference) or {})
+    texts = list(_texts(node_of(found)))
+    characters = sum(map(len, texts)) if texts else len(reference)
+    items = found.get("items") if isinstance(found, dict) else None
     return round(
-        0.5 * _share(len(values), low=3, high=54)
+        0.5 * _share(len(texts), low=3, high=54)
         + 0.4 * _share(characters, low=45, high=350)
-        + 0.1 * min(1.0, len(items) / 12),
+        + 0.1 * min(1.0, len(items) / 12 if isinstance(items, list) else 0.0),
         6,
     )
+
+
+def _as_text(prediction: str, reference: str) -> dict[str, float]:
+    """A reference without any field can only be matched as a whole."""
+    same = exact_match(prediction, reference)
+    return {"field_accuracy": same, "field_accuracy_repaired": same}
+
+
+def _strict_metrics(tally: Tally) -> dict[str, float]:
+    found = {"field_accuracy": accuracy(tally)}
+    if tally.critical:
+        found["field_accuracy_weighted"] = accuracy(tally, CRITICAL_WEIGHT)
+        found["critical_accuracy"] = tally.critical_right / tally.critical
+    return found
+
+
+def _tree(found: Json) -> Node:
+    return node_of(normalised_json(found))
+
+
+def _texts(node: Node) -> Iterator[str]:
+    if node.text is not None:
+        yield node.text
+    for each in (*(node.members or {}).values(), *(node.entries or ())):
+        yield from _texts(each)
 
 
 def _share(value: float, low: float, high: float) -> float:
     """Where `value` stands between `low` (0) and `high` (1), on a logarithmic scale."""
     return max(0.0, min(1.0, math.log(max(value, low) / low) / math.log(high / low)))
-
-
-def _parts(answer: str) -> tuple[Fields, list[Fields]]:
-    """Fields outside and inside of items; nothing for an answer without a JSON object."""
-    found = normalised_object(read_object(answer) or {})
-    items = found.pop("items", [])
-    listed = items if isinstance(items, list) else [items]
-    # What is no object has the one field "", which no reference has.
-    return _fields(found), [_fields(item if isinstance(item, dict) else {"": 0}) for item in listed]
-
-
-def _fields(found: Mapping[str, object]) -> Fields:
-    return {name: _text(value) for name, value in found.items() if value is not None}
-
-
-def _text(value: object) -> str:
-    try:
-        return json.dumps(value, sort_keys=True, ensure_ascii=False)
-    except RecursionError:
-        return "nested too deep"
-
-
-def _count(items: Sequence[Fields]) -> int:
-    return sum(map(len, items))
-
-
-def _aligned(given: Sequence[Fields], asked: Sequence[Fields]) -> tuple[int, int]:
-    """Fields, and critical fields, that agree in the best alignment in order (Needleman-Wunsch)."""
-    given, asked = given[:MAX_ITEMS], asked[:MAX_ITEMS]
-    best = [(0, 0)] * (len(asked) + 1)
-    for one in given:
-        row = [(0, 0)]
-        for place, other in enumerate(asked):
-            same = {name for name in other if one.get(name) == other[name]}
-            right, critical = best[place]
-            paired = right + len(same), critical + len(same & CRITICAL_ITEM_FIELDS)
-            row.append(max(paired, best[place + 1], row[place]))
-        best = row
-    return best[-1]

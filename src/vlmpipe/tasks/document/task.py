@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.tasks.base import LANGUAGES, Language, drawn_sample
-from vlmpipe.tasks.document.claim import Claim, is_strict_claim
+from vlmpipe.tasks.document.claim import Claim
 from vlmpipe.tasks.document.composing import compose
 from vlmpipe.tasks.document.painting import paint
 from vlmpipe.tasks.document.reading import read_claim
 from vlmpipe.tasks.document.rendering import claim_html
-from vlmpipe.tasks.document.scoring import compare_fields, hardness
+from vlmpipe.tasks.document.scoring import document_metrics, hardness
 from vlmpipe.tasks.document.synthetic import FORMS, random_claim
 from vlmpipe.tasks.lots import nearest, outside
-from vlmpipe.tasks.text_metrics import exact_match, text_metrics
+from vlmpipe.tasks.text_metrics import text_metrics, word_error_rate
 
 ATTEMPTS = 60
 """Forms drawn by lot until one measures as hard as asked; the nearest one is taken otherwise."""
@@ -74,21 +74,11 @@ class DocumentTask:
         return claim_html(claim) if claim else None
 
     def measure(self, prediction: str, reference: str) -> Mapping[str, float]:
-        """`field_accuracy`, `critical_accuracy`, `valid_json`, and the metrics of plain text.
-
-        `valid_json`: the answer as it stands is JSON that fits the schema. `critical_accuracy` is
-        left out where the reference has no critical field. A reference without any field at all is
-        compared as text.
-        """
-        scores = compare_fields(prediction, reference)
-        critical = scores.critical_accuracy
+        """Those of `document_metrics`, those of plain text, and `wer`."""
         return {
-            "field_accuracy": (
-                scores.accuracy if scores.asked else exact_match(prediction, reference)
-            ),
-            **({} if critical is None else {"critical_accuracy": critical}),
-            "valid_json": float(is_strict_claim(prediction)),
+            **document_metrics(prediction, reference),
             **text_metrics(prediction, reference),
+            "wer": word_error_rate(prediction, reference),
         }
 
     def _claim(self, rng: random.Random, bounds: tuple[float, float], language: Language) -> Claim:

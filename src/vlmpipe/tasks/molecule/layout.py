@@ -17,6 +17,9 @@ APART = 0.45
 MAX_CHOICE = 80
 """Atoms of the largest molecule that is laid out in several ways: it takes seconds beyond."""
 
+MAX_RINGS = 12
+"""The same of rings: CoordGen takes minutes for some answers of 68 atoms tied into 42 rings."""
+
 BOND_LENGTH = 1.5
 """In the units of RDKit's coordinates."""
 
@@ -63,7 +66,7 @@ def clearance(layout: Mol) -> float:
 
 def _layouts(molecule: Mol) -> Iterator[Mol]:
     """RDKit's own coordinates, then CoordGen's; with hydrogens at the stereocentres of fused rings,
-    as is the custom, then without. For very large molecules the first alone.
+    as is the custom, then without. For very large and very tangled molecules the first alone.
     """
     from rdkit import Chem
     from rdkit.Chem import rdCoordGen, rdDepictor
@@ -73,7 +76,7 @@ def _layouts(molecule: Mol) -> Iterator[Mol]:
     rdDepictor.Compute2DCoords(own, useRingTemplates=True)
     rdDepictor.StraightenDepiction(own)
     yield PrepareMolForDrawing(own)
-    if molecule.GetNumAtoms() > MAX_CHOICE:
+    if molecule.GetNumAtoms() > MAX_CHOICE or molecule.GetRingInfo().NumRings() > MAX_RINGS:
         return
     yield PrepareMolForDrawing(own, addChiralHs=False)
     rdCoordGen.AddCoords(other)

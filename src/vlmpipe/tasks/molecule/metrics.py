@@ -21,18 +21,21 @@ def molecule_metrics(prediction: str, reference: str) -> dict[str, float]:
     """`tanimoto`, `valid`, `exact_match_smiles` and `inchi_match`; each 0 to 1.
 
     `valid` looks at the prediction alone; the others are 0 unless both texts are molecules. Either
-    may be SMILES or InChI.
+    may be SMILES or InChI. `inchi_match` is left out for a reference that has no InChI, such as one
+    with a placeholder `*`.
     """
     found, wanted = read_molecule(prediction), read_molecule(reference)
-    valid = float(found is not None)
-    if found is None or wanted is None:
-        return {"tanimoto": 0.0, "valid": valid, "exact_match_smiles": 0.0, "inchi_match": 0.0}
-    return {
-        "tanimoto": tanimoto(found, wanted),
-        "valid": valid,
-        "exact_match_smiles": float(smiles_of(found) == smiles_of(wanted)),
-        "inchi_match": _inchi_match(found, wanted),
-    }
+    marks = {"tanimoto": 0.0, "valid": float(found is not None), "exact_match_smiles": 0.0}
+    if wanted is None:
+        return {**marks, "inchi_match": 0.0}
+    inchi = inchi_of(wanted)
+    if found is not None:
+        marks["tanimoto"] = tanimoto(found, wanted)
+        marks["exact_match_smiles"] = float(smiles_of(found) == smiles_of(wanted))
+    if inchi:
+        # In an InChI mobile hydrogens are made one, as SMILES does not.
+        marks["inchi_match"] = float(found is not None and inchi_of(found) == inchi)
+    return marks
 
 
 def tanimoto(left: Mol, right: Mol) -> float:
@@ -47,12 +50,6 @@ def tanimoto(left: Mol, right: Mol) -> float:
     return float(
         TanimotoSimilarity(generator.GetFingerprint(left), generator.GetFingerprint(right))
     )
-
-
-def _inchi_match(left: Mol, right: Mol) -> float:
-    """1.0 for the same InChI, in which mobile hydrogens are made one as SMILES does not."""
-    inchi = inchi_of(left)
-    return float(bool(inchi) and inchi == inchi_of(right))
 
 
 @cache

@@ -13,15 +13,21 @@ MAX_CHARACTERS = 400
 process on chains of some ten thousand atoms.
 """
 
+MAX_ATOMS = MAX_CHARACTERS
+"""An InChI of a few characters may ask for more: `/p+9999` adds as many protons, and drawing them
+takes minutes.
+"""
+
 _ONE_WORD = re.compile(rf"[!-~]{{1,{MAX_CHARACTERS}}}")
 _INCHI = "InChI="
+_LARGE_NUMBER = re.compile(r"[0-9]{4}")
 
 
 def read_molecule(text: str) -> Mol | None:
     """The sanitised molecule that a SMILES, or an InChI (`InChI=1S/...`), stands for.
 
-    White space around it is ignored. None for anything else: no atom, more than 400 characters, a
-    second word (RDKit would take it for a name), impossible valences.
+    White space around it is ignored. None for anything else: no atom, more than 400 characters or
+    400 atoms, a second word (RDKit would take it for a name), impossible valences.
     """
     from rdkit import Chem
     from rdkit.rdBase import BlockLogs
@@ -29,10 +35,12 @@ def read_molecule(text: str) -> Mol | None:
     word = text.strip()
     if not _ONE_WORD.fullmatch(word):
         return None
-    read = Chem.MolFromInchi if word.startswith(_INCHI) else Chem.MolFromSmiles
+    is_inchi = word.startswith(_INCHI)
+    if is_inchi and _LARGE_NUMBER.search(word):
+        return None
     with BlockLogs():
-        molecule = read(word)
-    if molecule is None or not molecule.GetNumAtoms():
+        molecule = (Chem.MolFromInchi if is_inchi else Chem.MolFromSmiles)(word)
+    if molecule is None or not 0 < molecule.GetNumAtoms() <= MAX_ATOMS:
         return None
     return molecule
 

@@ -25,7 +25,13 @@ from report_fakes import (
 )
 from vlmpipe.errors import ArtifactError
 from vlmpipe.evaluation.report import write_report
-from vlmpipe.evaluation.report.page import figure, readable_seconds, readable_size, share, tiny
+from vlmpipe.evaluation.report.numbers import (
+    figure,
+    readable_seconds,
+    readable_size,
+    share,
+    tiny,
+)
 from vlmpipe.evaluation.report.serving import serve_argv
 
 HOSTILE = (
@@ -119,7 +125,7 @@ def test_differences_from_the_reference_are_marked(run):
     source = write_report(run).read_text()
     assert '<td class="off">0.889</td>' in source
     assert source.count('class="off"') == 1
-    assert "as the reference" in source
+    assert "Answered just so</span> by tuned" in source
 
 
 def test_a_run_with_one_stage_has_a_page(run):
@@ -184,7 +190,7 @@ def test_text_only_answers_are_shown_without_pictures(run):
 
 def test_long_answers_are_cut_and_say_so(run):
     publish_validate(run, [prediction("table-7", "heldout", "tuned", "x" * 5000)])
-    assert "1000 more characters" in Page(write_report(run)).text
+    assert "1\u202f000 more characters" in Page(write_report(run)).text
 
 
 def test_serve_command_keeps_configuration_and_settings_only():

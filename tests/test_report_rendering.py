@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from report_fakes import publish_validate
 from test_report import CHROMIUM, Page, inspect
-from vlmpipe.evaluation.report import rendering, write_report
+from vlmpipe.evaluation.report import choice, rendering, write_report
 from vlmpipe.evaluation.report.differences import differing_cells
 from vlmpipe.evaluation.report.fragments import (
     GEOMETRY,
@@ -47,6 +47,11 @@ DRAWN = ("table", "chart", "molecule", "document")
 @cache
 def reference(task: str) -> str:
     return TASKS[task].generate(0, 1, (0.0, 0.4), ["en"]).reference
+
+
+@cache
+def another(task: str) -> str:
+    return TASKS[task].generate(1, 1, (0.0, 0.4), ["en"]).reference
 
 
 def carrying(task: str, payload: str) -> list[str]:
@@ -93,7 +98,9 @@ def publish_answers(run, given: list[tuple[str, str, str]]) -> None:
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, monkeypatch):
+    """A run whose gallery shows every sample."""
+    monkeypatch.setattr(choice, "PER_GROUP", 1000)
     return tmp_path / "outputs" / "demo"
 
 
@@ -139,16 +146,25 @@ def drawings(page: str) -> list[str]:
 
 @pytest.mark.parametrize("task", DRAWN)
 def test_a_rendered_answer_stands_beside_the_rendered_reference(run, task):
-    given = reference(task)
-    publish_answers(run, [(task, given, given)])
+    given, other = reference(task), another(task)
+    publish_answers(run, [(task, other, given)])
     page = write_report(run).read_text()
     shown = drawings(page)
     assert len(shown) == 2
-    assert shown[0] == shown[1]
-    assert re.search(r"<t[dh]>|<path|<rect", shown[0])
+    assert all(re.search(r"<t[dh]|<path|<rect", each) for each in shown)
     assert page.count("<summary>as text</summary>") == 2
     assert "not in the task" not in page
-    assert str(html.escape(given)).replace("&quot;", "&#34;").replace("&#x27;", "&#39;") in page
+    for text in (given, other):
+        assert html.escape(text).replace("&quot;", "&#34;").replace("&#x27;", "&#39;") in page
+
+
+@pytest.mark.parametrize("task", DRAWN)
+def test_an_answer_equal_to_the_reference_is_named_and_not_drawn_again(run, task):
+    given = reference(task)
+    publish_answers(run, [(task, f" {given}\n", given)])
+    page = write_report(run).read_text()
+    assert len(drawings(page)) == 1
+    assert "Answered just so</span> by tuned" in page
 
 
 @pytest.mark.parametrize("task", DRAWN)

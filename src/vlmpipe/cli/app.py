@@ -13,11 +13,13 @@ from rich.console import Console
 
 from vlmpipe import __version__
 from vlmpipe.cli import config, data, gguf, review
+from vlmpipe.cli.compare import compare
 from vlmpipe.cli.console import print_error
 from vlmpipe.cli.evaluate import evaluate
 from vlmpipe.cli.judge import judge
 from vlmpipe.cli.output import error_as_json, print_json
 from vlmpipe.cli.prepare_image import prepare_image
+from vlmpipe.cli.report import report
 from vlmpipe.cli.run_all import run_all
 from vlmpipe.cli.serve import serve
 from vlmpipe.cli.stage import SUMMARIES, stage_command
@@ -35,8 +37,10 @@ for _name in SUMMARIES:
     app.command(_name)(stage_command(_name))
 app.command()(evaluate)
 app.command()(judge)
+app.command()(report)
 app.command()(serve)
 app.command()(status)
+app.command()(compare)
 app.command("prepare-image")(prepare_image)
 app.add_typer(review.app, name="review")
 app.add_typer(gguf.app, name="gguf")

@@ -10,17 +10,22 @@ from typing import Any
 
 from markupsafe import Markup
 
+from vlmpipe.evaluation.report.budget import drawings, pictures
+from vlmpipe.evaluation.report.engines import contracts_differ, identities, side_by_side
 from vlmpipe.evaluation.report.figures import (
     CONDITIONS,
     metric_tables,
     reliance_rows,
     spaced,
     speed_table,
-    title_of,
 )
-from vlmpipe.evaluation.report.gallery import shown_samples
+from vlmpipe.evaluation.report.gallery import galleries
+from vlmpipe.evaluation.report.learning import forgetting_table, phase_table
+from vlmpipe.evaluation.report.lineage import lineage_of
 from vlmpipe.evaluation.report.loss_curve import loss_curves
+from vlmpipe.evaluation.report.opinions import opinions_of
 from vlmpipe.evaluation.report.parity import parity_of
+from vlmpipe.evaluation.report.pictures import Pictures
 from vlmpipe.evaluation.report.quant_plot import quant_plot
 from vlmpipe.evaluation.report.serving import serving_commands
 from vlmpipe.evaluation.report.stages import (
@@ -29,7 +34,10 @@ from vlmpipe.evaluation.report.stages import (
     published_stages,
     stage_rows,
 )
+from vlmpipe.evaluation.report.survey import survey_of
+from vlmpipe.evaluation.report.verdicts import verdict_rows
 from vlmpipe.evaluation.results import RESULTS_NAME
+from vlmpipe.tasks.metric_names import title_of
 
 Stages = Mapping[str, PublishedStage]
 
@@ -54,10 +62,19 @@ def gather(run_folder: Path, cached: frozenset[str]) -> dict[str, Any]:
         "stages": stage_rows(stages, cached),
         "gates": gates,
         "failed_gates": [gate for gate in gates if not gate.passed],
+        "verdicts": verdict_rows(results),
         "tiles": _tiles(stages, results),
-        "training": _training(stages),
+        "lineage": lineage_of(stages),
+        "training": _training(stages, results),
         "validation": _validation(stages, results),
-        "samples": shown_samples(stages["validate"], results) if "validate" in stages else [],
+        "engines": _engines(run_folder),
+        "opinions": opinions_of(run_folder),
+        "galleries": galleries(
+            run_folder,
+            stages.get("validate"),
+            Pictures(stages, results, pictures()).of,
+            drawings(),
+        ),
         "parity": parity_of(stages),
         "quants": _quants(stages),
         "service": _service(stages),
@@ -94,7 +111,20 @@ def _parity_tile(stages: Stages) -> list[Tile]:
     return [Tile("KL divergence, nats a token", found[0], f"{quant} from the adapter as trained")]
 
 
-def _training(stages: Stages) -> dict[str, Any] | None:
+def _engines(run_folder: Path) -> dict[str, Any] | None:
+    """What evaluate recorded; None where it was not run."""
+    survey = survey_of(run_folder)
+    if not survey.files and not survey.unreadable:
+        return None
+    return {
+        "tables": side_by_side(survey),
+        "identities": identities(survey),
+        "contracts_differ": contracts_differ(survey),
+        "unreadable": survey.unreadable,
+    }
+
+
+def _training(stages: Stages, results: Mapping[str, Any]) -> dict[str, Any] | None:
     train = stages.get("train")
     if train is None:
         return None
@@ -106,6 +136,7 @@ def _training(stages: Stages) -> dict[str, Any] | None:
         "figures": _figures(train, "train/"),
         "mask": audit.get("mask"),
         "phases": audit.get("phases", []),
+        "compared": phase_table(results),
         "census": audit.get("census"),
     }
 
@@ -117,7 +148,8 @@ def _validation(stages: Stages, results: Mapping[str, Any]) -> dict[str, Any] | 
     metrics = validate.manifest.metrics
     primary = str(results.get("primary_metric", ""))
     return {
-        "tables": metric_tables(metrics, results.get("splits", {})),
+        "tables": metric_tables(metrics, results),
+        "forgetting": forgetting_table(results),
         "reliance": reliance_rows(metrics, primary),
         "reliance_facts": results.get("reliance", {}),
         "conditions": list(CONDITIONS.values()),

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Rows = Sequence[Mapping[str, Any]]
+WIDE_RANGE = 20
+"""Largest over smallest loss."""
 
 
 def loss_curves(rows: Rows) -> tuple[str, str] | None:
@@ -44,9 +46,17 @@ def _draw(axes: Axes, rows: Rows) -> None:
         steps, losses = zip(*evaluated, strict=True)
         axes.plot(steps, losses, "D", color=INK, markersize=4, label="held-out")
     axes.set(xlabel="step", ylabel="loss, nats a token")
-    axes.set_ylim(bottom=0)
+    _scale(axes, [row["loss"] for row in drawn] + [row[1] for row in evaluated])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.figure.legend(frameon=False, ncols=4, loc="outside upper left")
+
+
+def _scale(axes: Axes, losses: Sequence[float]) -> None:
+    """Logarithmic where later phases would else lie flat on the axis."""
+    if min(losses) > 0 and max(losses) > WIDE_RANGE * min(losses):
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
 
 
 def _has(row: Mapping[str, Any], key: str) -> bool:

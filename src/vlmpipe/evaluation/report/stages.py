@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,7 @@ class PublishedStage:
 
     def read_rows(self, name: str) -> list[dict[str, Any]]:
         """A JSONL file of the version; lines that are no object are left out."""
-        try:
-            lines = (self.folder / name).read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError):
-            return []
-        rows = (_object(line) for line in lines)
-        return [row for row in rows if row is not None]
+        return list(rows_of(self.folder / name))
 
 
 @dataclass(frozen=True)
@@ -137,7 +132,19 @@ def _outdated(stage: PublishedStage, stages: Mapping[str, PublishedStage]) -> li
     ]
 
 
-def _object(line: str) -> dict[str, Any] | None:
+def rows_of(path: Path) -> Iterator[dict[str, Any]]:
+    """Objects of a JSONL file one by one; none where it is absent, lines that are none left out."""
+    try:
+        with path.open("rb") as stream:
+            for line in stream:
+                row = _object(line)
+                if row is not None:
+                    yield row
+    except OSError:
+        return
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
     try:
         value = json.loads(line)
     except ValueError:

@@ -250,5 +250,20 @@ def test_engines_are_set_side_by_side_past_one_that_is_absent(tmp_path, diary):
     assert isinstance(found.refused["hf:gone"], Exception)
     assert not found.complete
     first, second = found.standings
-    assert first.against_first is None
-    assert (second.against_first.difference, second.same_answers) == (0.0, 1.0)
+    assert (found.against, first.difference) == ("hf:one", None)
+    assert (second.difference.difference, second.same_answers) == (0.0, 1.0)
+
+
+def test_engines_are_held_against_the_model_as_it_was_trained(tmp_path, diary):
+    setting = Setting(
+        source=asked("say:a"),
+        plan=Plan(max_new_tokens=8),
+        folder=tmp_path / "predictions",
+        log=tmp_path / "log",
+        seed=0,
+        timeout_s=60.0,
+        whole=True,
+    )
+    orders = [order_of(diary, "hf:base"), order_of(diary, "hf:adapter")]
+    assert evaluate(orders, setting, SilentReporter()).against == "hf:adapter"
+    assert evaluate(orders, setting, SilentReporter(), against="hf:base").against == "hf:base"

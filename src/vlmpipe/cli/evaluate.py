@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 ALL = "all"
 LEGEND = (
-    "95 %: bootstrap interval of the mean. Δ and same: against the first engine, on samples that"
-    " both answered; * p < 0.05 in a paired permutation test. s: median of whole requests."
+    "95 %: bootstrap interval of the mean. Δ and same: against {against}, on samples that both"
+    " answered; * p < 0.05 in a paired permutation test. s: median of whole requests."
 )
 RESIZES = ("contract", "runtime")
 
@@ -54,6 +54,13 @@ def evaluate(
         str,
         typer.Option(help="heldout, train, or a JSONL file of messages.", metavar="DATA"),
     ] = "heldout",
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Engine that the others are held against; unset: hf:adapter, or the first.",
+            metavar="ENGINE",
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(help="Only the first so many samples.", min=1)
     ] = None,
@@ -107,6 +114,7 @@ def evaluate(
         config=loaded,
         engines=engines,
         data=data,
+        against=against,
         limit=limit,
         max_new_tokens=max_new_tokens or loaded.validation.max_new_tokens,
         reliance=reliance,
@@ -139,6 +147,7 @@ class _Asked:
     config: Config
     engines: str
     data: str
+    against: str | None
     limit: int | None
     max_new_tokens: int
     reliance: int
@@ -160,6 +169,7 @@ def _run(asked: _Asked, console: Console) -> tuple[Evaluation, Path]:
         raise _no_run(asked.config)
     systems = Systems(asked.config, asked.run_folder, asked.asking)
     orders = systems.orders(_names(asked.engines, systems))
+    _refuse_absent(asked.against, [order.name for order in orders])
     setting = _setting(asked, systems)
     reporter = RichReporter(console)
     console.print(
@@ -171,7 +181,7 @@ def _run(asked: _Asked, console: Console) -> tuple[Evaluation, Path]:
     )
     try:
         with run_lock(asked.run_folder, _command()):
-            found = ask_all(orders, setting, reporter)
+            found = ask_all(orders, setting, reporter, against=asked.against)
             return found, write_report(asked.run_folder)
     except KeyboardInterrupt as exc:
         raise InterruptError(
@@ -202,6 +212,14 @@ def _names(engines: str, systems: Systems) -> list[str]:
     if engines == ALL:
         return systems.offered()
     return [name.strip() for name in engines.split(",") if name.strip()]
+
+
+def _refuse_absent(against: str | None, names: Sequence[str]) -> None:
+    if against is not None and against not in names:
+        raise ConfigError(
+            f"--against {against} is not among the engines asked: {', '.join(names)}",
+            f"ask it too: --engines {','.join([against, *names])}",
+        )
 
 
 def _no_run(config: Config) -> ConfigError:
@@ -236,13 +254,20 @@ def _print(
 ) -> None:
     if as_json and found.complete:
         engines = [asdict(each) for each in found.standings]
-        print_json({"run": asked.config.run.name, "engines": engines, "report": str(report)})
+        print_json(
+            {
+                "run": asked.config.run.name,
+                "against": found.against,
+                "engines": engines,
+                "report": str(report),
+            }
+        )
         return
     if found.standings:
         console.print(_table(found.standings))
         if len(found.standings) > 1:
             console.print(
-                LEGEND,
+                LEGEND.format(against=found.against),
                 style="dim",
                 highlight=False,
                 soft_wrap=True,
@@ -270,7 +295,7 @@ def _row(standing: Standing, metric: str) -> list[str]:
         standing.engine,
         "not measured" if figure is None else f"{figure.value:.3f}",
         _interval(figure),
-        _difference(standing.against_first),
+        _difference(standing.difference),
         "" if standing.same_answers is None else f"{standing.same_answers:.0%}",
         "–" if loss is None else f"{loss.value:.3f}",
         str(summary.cut),

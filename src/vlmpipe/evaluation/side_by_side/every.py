@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from vlmpipe.errors import VlmpipeError
 from vlmpipe.evaluation.measuring import MetricPool
@@ -15,6 +14,9 @@ from vlmpipe.evaluation.summary import SplitSummary, Values, collect
 from vlmpipe.evaluation.systems import SystemOrder
 from vlmpipe.pipeline.events import Reporter
 
+AS_TRAINED = ("hf:adapter", "hf:full")
+"""What every other engine should be equal to."""
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -22,11 +24,11 @@ class Standing:
 
     engine: str
     summary: SplitSummary
-    against_first: Paired | None
-    """Primary metric, this engine minus the first; None for the first itself."""
+    difference: Paired | None
+    """Primary metric, this engine minus the one that all are held against; None for that one."""
 
     same_answers: float | None
-    """Share of common samples that it answered word for word as the first did."""
+    """Share of common samples that it answered word for word as that one did."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class Evaluation:
     refused: dict[str, VlmpipeError]
     """Engines that could not be opened."""
 
+    against: str
+    """The engine that the others are held against."""
+
     standings: Sequence[Standing]
 
     @property
@@ -45,8 +50,18 @@ class Evaluation:
         return not self.refused and not any(p.given_up or p.failed for p in self.passes)
 
 
-def evaluate(orders: Sequence[SystemOrder], setting: Setting, reporter: Reporter) -> Evaluation:
-    """Ask every engine what it has not answered yet, and set them side by side."""
+def evaluate(
+    orders: Sequence[SystemOrder],
+    setting: Setting,
+    reporter: Reporter,
+    *,
+    against: str | None = None,
+) -> Evaluation:
+    """Ask every engine what it has not answered yet, and set them side by side.
+
+    They are held against the engine `against`; unset, the model as it was trained where it is among
+    them, else the first.
+    """
     passes: list[Pass] = []
     refused: dict[str, VlmpipeError] = {}
     with MetricPool() as pool:
@@ -57,7 +72,13 @@ def evaluate(orders: Sequence[SystemOrder], setting: Setting, reporter: Reporter
                 refused[order.name] = error
             reporter.progress_done()
             reporter.note(_line(order.name, passes, refused))
-    return Evaluation(passes, refused, _standings(passes, setting.source.name))
+    chosen = against or _reference([each.engine for each in passes])
+    return Evaluation(passes, refused, chosen, _standings(passes, setting.source.name, chosen))
+
+
+def _reference(names: Sequence[str]) -> str:
+    trained = [name for name in names if name in AS_TRAINED]
+    return next(iter([*trained, *names]), "")
 
 
 def _line(name: str, passes: Sequence[Pass], refused: dict[str, VlmpipeError]) -> str:
@@ -71,37 +92,46 @@ def _line(name: str, passes: Sequence[Pass], refused: dict[str, VlmpipeError]) -
     return f"{name}: {last.written} asked{known}{failed}{aside}{end}"
 
 
-def _standings(passes: Sequence[Pass], split: str) -> list[Standing]:
-    found: list[Standing] = []
-    first: tuple[Values, dict[str, str]] | None = None
+def _standings(passes: Sequence[Pass], split: str, against: str) -> list[Standing]:
+    asked = {each.engine: each for each in passes}
+    chosen = _answers(asked[against], split) if against in asked else None
+    found = []
     for each in passes:
-        values = collect(read_records(each.path), each.engine).get(split)
-        if values is None:
-            continue
-        texts = _digests(each, split)
-        found.append(
-            Standing(
-                engine=each.engine,
-                summary=values.summary(),
-                against_first=(
-                    values.paired_with(first[0], values.primary_metric) if first else None
-                ),
-                same_answers=_same(first[1], texts) if first else None,
-            )
-        )
-        first = first or (values, texts)
+        own = chosen if each.engine == against and chosen else _answers(each, split)
+        if own is not None:
+            found.append(_standing(own, None if each.engine == against else chosen))
     return found
 
 
-def _digests(each: Pass, split: str) -> dict[str, Any]:
-    """A digest of each answer by sample id: texts of thousands need not be held."""
-    return {
+def _standing(own: _Answers, chosen: _Answers | None) -> Standing:
+    values = own.values
+    difference = chosen and values.paired_with(chosen.values, values.primary_metric)
+    same = _same(chosen.texts, own.texts) if chosen else None
+    return Standing(values.engine, values.summary(), difference, same)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """One engine's values on the split, and a digest of each text by sample id: texts of thousands
+    need not be held.
+    """
+
+    values: Values
+    texts: dict[str, int]
+
+
+def _answers(each: Pass, split: str) -> _Answers | None:
+    values = collect(read_records(each.path), each.engine).get(split)
+    if values is None:
+        return None
+    texts = {
         record.sample: hash(record.prediction)
         for record in read_records(each.path)
         if record.split == split and record.status == "answered"
     }
+    return _Answers(values, texts)
 
 
-def _same(first: dict[str, Any], second: dict[str, Any]) -> float | None:
+def _same(first: dict[str, int], second: dict[str, int]) -> float | None:
     common = first.keys() & second.keys()
     return sum(first[key] == second[key] for key in common) / len(common) if common else None

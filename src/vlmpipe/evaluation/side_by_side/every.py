@@ -105,9 +105,14 @@ def _standings(passes: Sequence[Pass], split: str, against: str) -> list[Standin
 
 def _standing(own: _Answers, chosen: _Answers | None) -> Standing:
     values = own.values
-    difference = chosen and values.paired_with(chosen.values, values.primary_metric)
-    same = _same(chosen.texts, own.texts) if chosen else None
-    return Standing(values.engine, values.summary(), difference, same)
+    if chosen is None:
+        return Standing(values.engine, values.summary(), None, None)
+    return Standing(
+        engine=values.engine,
+        summary=values.summary(),
+        difference=values.paired_with(chosen.values, values.primary_metric),
+        same_answers=_same(chosen.texts, own.texts),
+    )
 
 
 @dataclass(frozen=True)

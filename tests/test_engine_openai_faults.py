@@ -16,7 +16,8 @@ from vlmpipe.encoding.conversation import Message
 from vlmpipe.engines.answering import answers
 from vlmpipe.engines.base import Completion, Failure
 from vlmpipe.engines.openai import OpenAIEngine
-from vlmpipe.engines.openai_server import MAX_BACKOFF_S, OpenAIServer
+from vlmpipe.engines.openai_server import OpenAIServer
+from vlmpipe.engines.patience import MAX_BACKOFF_S
 from vlmpipe.errors import ArtifactError, ConfigError, StageError, ToolError
 
 LIMIT = 16

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from vlmpipe.engines.patience import Fault, Patience
 from vlmpipe.engines.replies import understood
 from vlmpipe.errors import ToolError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 PROBE_TIMEOUT_S = 2.0
 REQUEST_TIMEOUT_S = 600.0
+RETRIES = 4
 CHUNK_BYTES = 1 << 20
 BUSY_TRIES = 10
 BUSY_WAIT_S = 2.0
@@ -32,12 +34,16 @@ Version = tuple[int, int, int]
 class OllamaApi:
     """One server. Use it as a context manager; every fault of the server is a ToolError."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(
+        self, url: str, *, timeout_s: float = REQUEST_TIMEOUT_S, retries: int = RETRIES
+    ) -> None:
+        """`timeout_s` is for one request, `retries` for chats whose connection was lost."""
         import httpx
 
         self.url = url
+        self._patience = Patience(retries)
         try:
-            self._client = httpx.Client(base_url=url, timeout=REQUEST_TIMEOUT_S, trust_env=False)
+            self._client = httpx.Client(base_url=url, timeout=timeout_s, trust_env=False)
         except httpx.InvalidURL as exc:
             raise ToolError(str(exc)) from exc
 
@@ -101,7 +107,14 @@ class OllamaApi:
             _raise_for(reply, "delete")
 
     def chat(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        """One answer, in one piece."""
+        """One answer, in one piece; asked again where the server was busy, or lost the connection.
+
+        Raises:
+            ToolError: when it fails for good, or takes too long.
+        """
+        return self._patience.persist(lambda: self._chat(order), _fault_of)
+
+    def _chat(self, order: Mapping[str, Any]) -> dict[str, Any]:
         for _ in range(BUSY_TRIES):
             reply = self._send("POST", "/api/chat", json={**order, "stream": False})
             if reply.status_code != 503:
@@ -149,6 +162,20 @@ def version_of(text: str) -> Version:
     """A version as numbers: `0.12.11-rc1` is 0.12.11; what cannot be read is 0.0.0."""
     found = re.match(r"v?(\d+)\.(\d+)(?:\.(\d+))?", text)
     return (int(found[1]), int(found[2]), int(found[3] or 0)) if found else (0, 0, 0)
+
+
+def _fault_of(exc: Exception) -> Fault | None:
+    """What a failed chat means: a connection that was lost may come back, an answer that takes too
+    long would take as long again.
+    """
+    import httpx
+
+    if not isinstance(exc, ToolError):
+        return None
+    cause = exc.__cause__
+    unreachable = isinstance(cause, httpx.ConnectError | httpx.ConnectTimeout)
+    lost = isinstance(cause, httpx.NetworkError | httpx.RemoteProtocolError)
+    return Fault(exc, passing=lost or unreachable, unreachable=unreachable)
 
 
 def _sha256(path: Path) -> str:

@@ -15,8 +15,9 @@ from vlmpipe.engines.in_flight import in_order
 from vlmpipe.engines.openai_check import check_server
 from vlmpipe.engines.openai_messages import Resize, chat_messages
 from vlmpipe.engines.openai_score import score_by_prompt
-from vlmpipe.engines.openai_server import BACKOFF_S, Kind, OpenAIServer
+from vlmpipe.engines.openai_server import Kind, OpenAIServer
 from vlmpipe.engines.openai_stream import read_completion
+from vlmpipe.engines.patience import BACKOFF_S
 from vlmpipe.errors import StageError
 
 GREEDY = {"temperature": 0, "top_p": 1, "presence_penalty": 0, "frequency_penalty": 0, "seed": 0}

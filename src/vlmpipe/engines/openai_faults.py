@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import httpx2
 import openai
 
 from vlmpipe.engines.openai_transport import late
+from vlmpipe.engines.patience import Fault
 from vlmpipe.engines.replies import MAX_SAID, BrokenOffError
-from vlmpipe.errors import ConfigError, ToolError, VlmpipeError
+from vlmpipe.errors import ConfigError, ToolError
 
 PASSING = (408, 409, 425, 429)
 """Statuses under 500 that say `not now`."""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One failed attempt."""
-
-    error: VlmpipeError
-    passing: bool = False
-    """Whether another attempt may end otherwise."""
-
-    wait_s: float | None = None
-    """How long the server wants to be left alone."""
-
-    unreachable: bool = False
-    """Nothing listens there."""
 
 
 def fault_of(error: openai.OpenAIError | BrokenOffError, url: str, timeout_s: float) -> Fault:

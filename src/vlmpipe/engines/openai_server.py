@@ -6,23 +6,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from threading import Event, Lock
+from threading import Event
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+from vlmpipe.engines.patience import BACKOFF_S, Fault, Patience
 from vlmpipe.engines.replies import MAX_SAID, BrokenOffError, understood
 from vlmpipe.errors import ConfigError, ToolError, VlmpipeError
 
 if TYPE_CHECKING:
     import httpx2
     import openai
-
-DEAD_AFTER = 5
-"""Connections refused in a row, from which on nothing is waited for any more."""
-
-BACKOFF_S = 0.5
-MAX_BACKOFF_S = 8.0
-MAX_WAIT_S = 60.0
-"""The longest that a server's own `Retry-After` is obeyed."""
 
 Kind = Literal["vllm", "llama-server", "sglang", "vlmpipe", "unknown"]
 OWNERS: Mapping[str, Kind] = {
@@ -61,12 +54,9 @@ class OpenAIServer:
         """`timeout_s` is for one attempt, first byte to last; `backoff_s` is doubled after each."""
         self.root = base_url.rstrip("/").removesuffix("/v1")
         self._timeout_s = timeout_s
-        self._retries = retries
-        self._backoff_s = backoff_s
         self._key = api_key or "none"
         self._given_up = Event()
-        self._lock = Lock()
-        self._refused = 0
+        self._patience = Patience(retries, backoff_s=backoff_s, given_up=self._given_up)
 
     def served(self, model: str | None) -> ServedModel:
         """The model of that name, or the only one.
@@ -105,23 +95,12 @@ class OpenAIServer:
             yield chunks
 
     def persist(self, attempt: Callable[[], _T]) -> _T:
-        """Do it, and again where a fault may pass: after longer and longer waits, or as long as the
-        server says. A server that refused the last connections is tried once and not waited for.
+        """Do it, and again where a fault may pass.
 
         Raises:
             VlmpipeError: the last attempt's.
         """
-        for number in range(self._retries + 1):
-            try:
-                result = attempt()
-            except Exception as exc:
-                wait_s = self._wait_after(exc, number)
-                if self._given_up.wait(wait_s):
-                    raise ToolError("the request was given up") from exc
-            else:
-                self._heard()
-                return result
-        raise AssertionError("the last attempt returns or raises")
+        return self._patience.persist(attempt, self._fault_of)
 
     def give_up(self) -> None:
         """End requests under way with their next byte, and all waiting."""
@@ -132,38 +111,14 @@ class OpenAIServer:
         self.give_up()
         self._http.close()
 
-    def _wait_after(self, exc: Exception, number: int) -> float:
-        """Seconds until the next attempt.
-
-        Raises:
-            VlmpipeError: when there should be none.
-        """
+    def _fault_of(self, exc: Exception) -> Fault | None:
         from openai import OpenAIError
 
         from vlmpipe.engines.openai_faults import fault_of
 
-        if not isinstance(exc, OpenAIError | BrokenOffError):
-            raise exc
-        fault = fault_of(exc, self.root, self._timeout_s)
-        dead = self._note(fault.unreachable)
-        if not fault.passing or dead or number == self._retries:
-            raise fault.error from exc
-        if fault.wait_s is not None:
-            return min(fault.wait_s, MAX_WAIT_S)
-        return min(self._backoff_s * 2**number, MAX_BACKOFF_S)
-
-    def _note(self, unreachable: bool) -> bool:
-        """Whether the server counts as dead now."""
-        if not unreachable:
-            self._heard()
-            return False
-        with self._lock:
-            self._refused += 1
-            return self._refused >= DEAD_AFTER
-
-    def _heard(self) -> None:
-        with self._lock:
-            self._refused = 0
+        if isinstance(exc, OpenAIError | BrokenOffError):
+            return fault_of(exc, self.root, self._timeout_s)
+        return None
 
     def _version(self, kind: Kind, owner: str) -> str:
         try:

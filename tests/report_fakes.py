@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 from PIL import Image, ImageDraw
+from pyarrow import parquet
 
+from vlmpipe.data.rows import to_row
+from vlmpipe.encoding.conversation import Message, Sample
+from vlmpipe.evaluation.records import PREDICTIONS_FOLDER, Record, Sampling, System, file_name
 from vlmpipe.pipeline.files import write_json
 from vlmpipe.pipeline.manifest import FileRecord, Manifest, VerdictRecord
 
@@ -323,4 +329,137 @@ CONVERTED: dict[str, Any] = {
         "recommended": "q8_0",
         "excluded": {"q2_k": "KL divergence 0.812 nats a token, limit 0.15"},
     },
+}
+
+
+def system(engine: str = "hf:adapter", **more: Any) -> System:
+    """What a record says of its engine."""
+    kind = engine.partition(":")[0]
+    fields: dict[str, Any] = {
+        "engine": engine,
+        "model_name": "demo-finetune",
+        "engine_type": kind if kind in ("hf", "llama_cpp", "openai", "ollama") else "openai",
+        "engine_version": "transformers 5.23.0",
+        "lora_enabled": engine == "hf:adapter",
+        "merge_state": "adapter" if engine == "hf:adapter" else "merged",
+        "quantization": engine.partition(":")[2] if kind == "llama_cpp" else None,
+        "digests": {"adapter_model.safetensors": "ab" * 32},
+        "sampling": Sampling(max_new_tokens=256),
+        "seed": 42,
+        "preprocess_contract": "cd" * 32,
+    }
+    return System(**{**fields, **more})
+
+
+def record(engine: str, sample: str, text: str, teds: float = 1.0, **more: Any) -> Record:
+    """One answer to the table of the fakes."""
+    fields: dict[str, Any] = {
+        "sample": sample,
+        "split": "heldout",
+        "inputs": f"inputs of {sample}",
+        "task": "table",
+        "prompt": "<image>Convert the table in the image to HTML.",
+        "reference": TABLE,
+        "status": "answered",
+        "prediction": text,
+        "metrics": {"teds": teds, "cer": 1 - teds},
+        "loss": 0.5,
+        "token_accuracy": 0.9,
+        "reference_tokens": 10,
+        "completion_tokens": 21,
+        "seconds": 2.5,
+        "first_token_seconds": 0.5,
+    }
+    known = {name: more.pop(name) for name in System.model_fields if name in more}
+    return Record(**system(engine, **known).model_dump(), **{**fields, **more})
+
+
+def publish_records(run: Path, records: Iterable[Record]) -> None:
+    """Files of records as `vlmpipe evaluate` leaves them."""
+    folder = run / PREDICTIONS_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in records:
+        with (folder / file_name(each.engine)).open("a", encoding="utf-8") as stream:
+            stream.write(each.as_line())
+
+
+def publish_data(run: Path, ids: Sequence[str], size: tuple[int, int] = (420, 160)) -> Path:
+    """Stage 1 with held-out samples of these ids, a picture each."""
+    noise = Image.effect_noise(size, 90).convert("RGB")
+    rows = [
+        to_row(
+            Sample(
+                id=each,
+                messages=(
+                    Message("user", (noise, "Convert the table in the image to HTML.")),
+                    Message("assistant", (TABLE,)),
+                ),
+                task="table",
+            ),
+            1.0,
+        )
+        for each in ids
+    ]
+    stream = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(rows), stream)
+    return publish(run, "setup", files={"data/heldout.parquet": stream.getvalue()})
+
+
+def whole_evaluation(run: Path) -> None:
+    """What stands beside the stages: records of four engines, a judge's and people's verdicts."""
+    engines = ("hf:base", "hf:adapter", "llama_cpp:q8_0", "llama_cpp:q4_k_m")
+    for place in range(12):
+        for number, engine in enumerate(engines):
+            wrong = TABLE.replace("0.839", f"0.8{place}{number}")
+            text = "aa 7 7" if number == 0 else TABLE if place % 3 else wrong
+            teds = 0.05 if number == 0 else 1.0 if place % 3 else 0.8 - place / 100
+            publish_records(run, [record(engine, f"table-{place}", text, teds)])
+    for folder, judgements in (("judge", JUDGED), ("review", REVIEWED)):
+        (run / folder).mkdir(exist_ok=True)
+        for name, content in judgements.items():
+            (run / folder / name).write_text(json.dumps(content))
+
+
+def estimate(value: float, n: int = 12) -> dict[str, Any]:
+    """A figure as a judge's summary holds it."""
+    return {"value": value, "n": n, "low": value - 0.1, "high": value + 0.1}
+
+
+JUDGED: dict[str, Any] = {
+    "hf-adapter_vs_hf-base.json": {
+        "mode": "pairwise",
+        "engines": ["hf:adapter", "hf:base"],
+        "judge": {"base_url": "http://127.0.0.1:9", "model": "some-judge", "rubrics": {}},
+        "cases": 12,
+        "judged": 11,
+        "wins": {"hf:adapter": 9, "hf:base": 1},
+        "ties": 1,
+        "win_rate": {"hf:adapter": estimate(0.864), "hf:base": estimate(0.136)},
+        "order_decided": estimate(0.09),
+        "first_wins": estimate(0.52),
+        "agreement": {"agree": estimate(0.9)},
+        "stopped": "the endpoint refused 3 times in a row",
+    },
+    "hf-adapter.json": {
+        "mode": "pointwise",
+        "engines": ["hf:adapter"],
+        "judge": {"base_url": "http://127.0.0.1:9", "model": "some-judge", "rubrics": {}},
+        "judged": 12,
+        "mean_score": estimate(4.31),
+        "correlation": estimate(0.72),
+    },
+}
+REVIEWED: dict[str, Any] = {
+    "sheet1.json": {
+        "sheet": "sheet1",
+        "engines": ["hf:adapter", "llama_cpp:q4_k_m"],
+        "judged": 8,
+        "raters": {"ann": {}, "bob": {}},
+        "outcomes": {"hf:adapter": 3, "llama_cpp:q4_k_m": 2, "tie": 3},
+        "win_rate": {"hf:adapter": estimate(0.56)},
+        "agreement": [{"raters": ["ann", "bob"], "kappa": estimate(0.61)}],
+        "metric": {"agree": estimate(0.75)},
+        "judge": None,
+    },
+    "sheet1.key.json": {"sheet": "sheet1", "items": []},
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -15,7 +14,6 @@ import pytest
 
 from report_fakes import (
     CONVERTED,
-    TABLE,
     prediction,
     publish,
     publish_validate,
@@ -190,7 +188,7 @@ def test_text_only_answers_are_shown_without_pictures(run):
 
 def test_long_answers_are_cut_and_say_so(run):
     publish_validate(run, [prediction("table-7", "heldout", "tuned", "x" * 5000)])
-    assert "1\u202f000 more characters" in Page(write_report(run)).text
+    assert "1 000 more characters" in Page(write_report(run)).text
 
 
 def test_serve_command_keeps_configuration_and_settings_only():
@@ -239,74 +237,6 @@ def test_writing_the_page_imports_no_torch(run):
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
-
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-INSPECTOR = """<body style="margin:0"><iframe id="page" src="{page}"
- style="width:{width}px;height:900px;border:0"></iframe><script>
-const frame = document.getElementById("page");
-frame.onload = () => {{
-  const inner = frame.contentDocument, images = [...inner.images];
-  const result = {{
-    images: images.length,
-    loaded: images.filter(i => i.complete && i.naturalWidth > 0).length,
-    overflow: inner.documentElement.scrollWidth - {width},
-    hacked: frame.contentWindow.hacked === 1,
-    main: inner.querySelectorAll("main section").length,
-  }};
-  document.title = JSON.stringify(result);
-}};
-</script></body>"""
-
-
-def inspect(report: Path, width: int, folder: Path) -> tuple[dict[str, object], list[str]]:
-    """The page as Chromium has it at a width, and what its console says."""
-    wrapper = folder / f"inspector_{width}.html"
-    wrapper.write_text(INSPECTOR.format(page=report.as_uri(), width=width))
-    argv = [
-        CHROMIUM,
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--allow-file-access-from-files",
-        f"--user-data-dir={folder / 'profile'}",
-        "--enable-logging=stderr",
-        "--virtual-time-budget=4000",
-        "--dump-dom",
-        wrapper.as_uri(),
-    ]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=True)
-    title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
-    assert title, done.stderr[-2000:]
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return json.loads(html.unescape(title[1])), console
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-@pytest.mark.parametrize("width", [1280, 390])
-def test_browser_loads_every_image_without_a_console_message(run, tmp_path, width):
-    publish_whole_run(run)
-    found, console = inspect(write_report(run), width, tmp_path)
-    assert console == []
-    assert found["images"] == found["loaded"] == 2
-    assert found["overflow"] <= 0
-    assert not found["hacked"]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_browser_runs_nothing_that_an_answer_carries(run, tmp_path):
-    rows = [
-        prediction("table-7", "heldout", "base", HOSTILE[0]),
-        prediction("table-7", "heldout", "tuned", HOSTILE[1], prompt=HOSTILE[2]),
-        prediction("table-1", "train", "tuned", HOSTILE[2], reference=TABLE),
-    ]
-    publish_validate(run, rows, passed=False, reasons=HOSTILE)
-    found, console = inspect(write_report(run), 1280, tmp_path)
-    assert not found["hacked"]
-    assert console == []
-    assert found["images"] == found["loaded"] == 2
 
 
 @pytest.mark.parametrize(

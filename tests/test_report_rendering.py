@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from report_fakes import publish_validate
-from test_report import CHROMIUM, Page, inspect
+from test_report import Page
 from vlmpipe.evaluation.report import choice, rendering, write_report
 from vlmpipe.evaluation.report.differences import differing_cells
 from vlmpipe.evaluation.report.fragments import (
@@ -115,17 +115,6 @@ def test_answers_of_every_task_that_carry_script_are_inert(run, task):
         for name in ("src", "href", "xlink:href", "srcset", "action", "srcdoc"):
             assert (attributes.get(name) or "data:").startswith("data:")
     assert "window.hacked = 1" in page.text
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_browser_runs_and_loads_nothing_that_an_answer_of_any_task_carries(run, tmp_path):
-    publish_answers(run, [each for task in TASKS for each in hostile(task)])
-    found, console = inspect(write_report(run), 1280, tmp_path)
-    assert not found["hacked"]
-    assert console == []
-    assert found["images"] == 0
-    assert found["main"] > 3
 
 
 @pytest.mark.parametrize("payload", PAYLOADS[:5])

@@ -21,6 +21,7 @@ from vlmpipe.engines.patience import MAX_BACKOFF_S
 from vlmpipe.errors import ArtifactError, ConfigError, StageError, ToolError
 
 LIMIT = 16
+THOUGHT = faulty.event({"choices": [{"index": 0, "delta": {"reasoning_content": "Hm."}}]})
 
 
 def opened(server: FaultyServer, model: str | None = None, **options: Any) -> OpenAIEngine:
@@ -114,11 +115,12 @@ def test_trouble_that_does_not_pass_fails_its_sample_alone(
         (faulty.streaming(faulty.event({"choices": [{}]}), faulty.DONE), "nonsense"),
         (faulty.streaming(faulty.event({"choices": []}), faulty.DONE), "without any choice"),
         (faulty.page(200), "answered text/html and no stream"),
+        (faulty.streaming(THOUGHT, faulty.piece("42", "stop"), faulty.DONE), "cuts thoughts out"),
         (faulty.saying("x", finish_reason="content_filter"), "'content_filter'"),
         (faulty.refusing(400, "at most 1 image"), "answered 400: at most 1 image"),
         (faulty.refusing(404, "no model tiny"), "answered 404: no model tiny"),
     ],
-    ids=["utf-8", "json", "no delta", "no choices", "html", "filtered", "400", "404"],
+    ids=["utf-8", "json", "no delta", "no choices", "html", "thoughts", "filtered", "400", "404"],
 )
 def test_what_would_be_the_same_again_is_not_asked_again(nonsense: faulty.Deed, words: str) -> None:
     with faulty_server(bad=[nonsense]) as server:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import openai
 
 ROUTE = "/v1/chat/completions"
+THOUGHTS = ("reasoning", "reasoning_content")
+"""Where servers put what they take for thoughts."""
+
 EVENT_STREAM = "text/event-stream"
 
 
@@ -54,6 +57,7 @@ class _Reading:
         """One event of the stream."""
         for choice in chunk.choices or ():
             self.choices += 1
+            _refuse_thoughts(choice.delta)
             if choice.delta.content:
                 self.first_at = self.first_at or time.perf_counter()
                 self.pieces.append(str(choice.delta.content))
@@ -95,3 +99,12 @@ def _refuse_other_than_events(chunks: openai.Stream[Any]) -> None:
     if kind != EVENT_STREAM:
         said = chunks.response.read().decode(errors="replace").strip()[:MAX_SAID]
         raise ToolError(f"{ROUTE} answered {kind} and no stream of events: {said!r}")
+
+
+def _refuse_thoughts(delta: Any) -> None:
+    """An answer without the thoughts in it is not the one that other engines give."""
+    if any(getattr(delta, field, None) for field in THOUGHTS):
+        raise ToolError(
+            "the server cuts thoughts out of its answers",
+            "start it without a reasoning parser: vLLM and SGLang without --reasoning-parser",
+        )

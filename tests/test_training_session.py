@@ -15,16 +15,18 @@ import torch
 from safetensors.torch import load_file
 
 from model_folders import RANDOM_MODELS, contract_of, model_folder, table_sample
-from training_runs import run_training, tiny_config
+from training_runs import base_of, run_training, samples_for, tiny_config
 from vlmpipe.encoding.contract import read_contract
 from vlmpipe.encoding.encoder import Encoder
 from vlmpipe.errors import StageError
+from vlmpipe.evaluation.subjects import open_subjects
 from vlmpipe.models.families import FAMILIES, family_of
 from vlmpipe.models.loading import load_model, load_tokenizer
 from vlmpipe.pipeline.events import SilentReporter
 from vlmpipe.training.callbacks import PhaseMetrics, read_rows
 from vlmpipe.training.collator import pad_batch
 from vlmpipe.training.curriculum import Phase
+from vlmpipe.training.phase_adapters import read_index
 
 
 def steps_of(folder: Path) -> list[dict[str, Any]]:
@@ -152,6 +154,59 @@ def test_a_training_killed_while_it_kept_its_checkpoints_ends_as_if_it_had_not(
     for name in ("adapter/adapter_model.safetensors", kept):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not (folder / "in_training").exists()
+
+
+@pytest.mark.slow
+def test_each_phase_s_adapter_is_published_whether_or_not_it_was_interrupted(
+    tmp_path: Path,
+) -> None:
+    """Killed in the second phase: the first one's adapter is not trained again."""
+    name, config = "random-qwen2_5_vl", tiny_config(method="lora")
+    run_training(name, tmp_path / "whole", config)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(name, tmp_path / "cut", config, reporter=InterruptAt(3))
+    run_training(name, tmp_path / "cut", config)
+    for folder in (tmp_path / "whole", tmp_path / "cut"):
+        phases = read_index(folder)
+        assert [(p.name, p.last_step, p.folder) for p in phases] == [
+            ("small", 2, "phases/0_small"),
+            ("large", 4, "adapter"),
+        ]
+        assert sorted(p.name for p in (folder / "phases").iterdir()) == ["0_small", "phases.json"]
+    small = "phases/0_small/adapter_model.safetensors"
+    assert (tmp_path / "whole" / small).read_bytes() == (tmp_path / "cut" / small).read_bytes()
+    final = load_file(str(tmp_path / "whole/adapter/adapter_model.safetensors"))
+    after_small = load_file(str(tmp_path / "whole" / small))
+    assert final.keys() == after_small.keys()
+    assert not all(torch.equal(final[key], after_small[key]) for key in final)
+
+
+@pytest.mark.slow
+def test_validate_switches_to_each_phase_and_back(tmp_path: Path) -> None:
+    """The loss after the first phase is what training measured there."""
+    name, folder = "random-qwen2_5_vl", tmp_path / "v001"
+    config = tiny_config(method="lora")
+    samples = samples_for(name)
+    run_training(name, folder, config, samples)
+    sample = samples[0]
+    with open_subjects(config, base_of(name), folder) as subjects:
+        tuned = subjects.engines["tuned"].score(sample.prompt, sample.reference)
+        with subjects.after(subjects.phases[0]) as engine:
+            after_small = engine.score(sample.prompt, sample.reference)
+        again = subjects.engines["tuned"].score(sample.prompt, sample.reference)
+    evaluated = [
+        row["eval_loss"] for row in read_rows(folder / "metrics.jsonl") if "eval_loss" in row
+    ]
+    assert [after_small.loss, tuned.loss] == pytest.approx(evaluated, abs=1e-4)
+    assert again == tuned
+
+
+@pytest.mark.slow
+def test_one_phase_leaves_no_adapters_of_phases(tmp_path: Path) -> None:
+    config = tiny_config(method="lora", curriculum=[], max_steps=1, checkpoint_steps=[])
+    run_training("random-qwen3", tmp_path, config)
+    assert read_index(tmp_path) == ()
+    assert not (tmp_path / "phases").exists()
 
 
 def interrupt(*_: Any) -> None:

@@ -54,8 +54,8 @@ def paired(first: Sequence[Record], second: Sequence[Record]) -> dict[str, Paire
     A loss here is the mean of the samples' own, each counting once; that of `metrics` is the mean
     of all tokens.
     """
-    before = {record.key: _values(record) for record in first}
-    after = {record.key: _values(record) for record in second}
+    before = {record.key: values_of(record) for record in first}
+    after = {record.key: values_of(record) for record in second}
     common = [key for key in before if key in after]
     names = dict.fromkeys(name for key in common for name in before[key])
     found = {}
@@ -87,7 +87,8 @@ def interval_json(interval: Interval | None) -> list[float] | None:
     return None if interval is None else [interval.low, interval.high]
 
 
-def _values(record: Record) -> dict[str, float]:
+def values_of(record: Record) -> dict[str, float]:
+    """Everything that one record measures, by the name of the metric."""
     found = dict(record.metrics)
     if record.loss is not None:
         found["loss"] = record.loss

@@ -29,7 +29,19 @@ ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "configs" / "tiny.yaml"
 ROAD = ["check", "setup", "train", "validate", "merge", "convert", "deploy"]
 RUN_COMMANDS = ["run-all", *ROAD]
-OTHER_COMMANDS = ["serve", "status", "prepare-image", "gguf", "data", "config"]
+OTHER_COMMANDS = [
+    "evaluate",
+    "judge",
+    "review",
+    "compare",
+    "report",
+    "serve",
+    "status",
+    "prepare-image",
+    "gguf",
+    "data",
+    "config",
+]
 UNTORCHED = """
 import sys
 sys.argv = ["vlmpipe", *sys.argv[1:]]

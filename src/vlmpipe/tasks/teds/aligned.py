@@ -27,7 +27,8 @@ def _section_distance(first: Node, second: Node) -> float:
     from rapidfuzz.distance import Levenshtein
 
     rows, others = first.rows(), second.rows()
-    distance = float(_nodes_around(first, rows) + _nodes_around(second, others))
+    distance = rename_cost(first, second)
+    distance += _nodes_around(first, rows) + _nodes_around(second, others)
     for edit in Levenshtein.editops(rows, others):
         if edit.tag == "replace":
             distance += _row_distance(rows[edit.src_pos], others[edit.dest_pos])

@@ -8,6 +8,7 @@ import pytest
 
 from vlmpipe.errors import ConfigError
 from vlmpipe.tasks import TASKS, mean_metrics, task_named, task_of
+from vlmpipe.tasks.metric_names import SMALLER_IS_BETTER, TITLES, smaller_is_better, title_of
 from vlmpipe.tasks.qa import shipped_questions
 from vlmpipe.tasks.text_metrics import character_error_rate, exact_match, text_metrics
 
@@ -97,6 +98,26 @@ def test_every_task_measures_what_it_says(name: str) -> None:
     # A metric may be missing where a reference has nothing that it measures; none appears anew.
     assert wrong.keys() <= right.keys() == task.measure("<table", sample.reference).keys()
     assert sample.messages[0].text.endswith(task.instructions["en"])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_metric_of_a_task_has_a_title_and_the_direction_that_it_shows(name: str) -> None:
+    task = TASKS[name]
+    reference = task.generate(0, 1, (0.0, 0.1), ["en"]).reference
+    right, wrong = task.measure(reference, reference), task.measure("{", reference)
+    assert right.keys() <= TITLES.keys()
+    for metric, value in right.items():
+        assert value == float(metric not in SMALLER_IS_BETTER), metric
+        if wrong[metric] != value:
+            assert (wrong[metric] > value) == smaller_is_better(metric), metric
+
+
+def test_names_without_a_title_are_shown_as_words() -> None:
+    assert title_of("teds") == "TEDS"
+    assert title_of("some_other_share") == "some other share"
+    assert TITLES.keys() >= SMALLER_IS_BETTER
+    assert smaller_is_better("loss_blank")
+    assert not smaller_is_better("agreement")
 
 
 def test_an_unknown_task_is_refused_with_a_near_miss() -> None:

@@ -15,7 +15,7 @@ SMALLER_IS_BETTER: frozenset[str] = frozenset(
         "failed",
         "seconds_per_answer",
         "latency_s",
-        "peak_memory_gib",
+        "peak_memory_mib",
     }
 )
 """Metrics that count what is wrong, or what it costs; of every other one more is better."""
@@ -35,13 +35,18 @@ TITLES: dict[str, str] = {
     "structure_match": "structure exactly right",
     "cell_accuracy": "cells exactly right",
     "cell_f1": "F1 over cells",
+    "adjacency_f1": "F1 over neighbouring cells",
     # chart
     "chart_f1": "F1 over a chart's facts",
+    "pairs_f1": "F1 over labels with their values",
+    "nodes_f1": "F1 over nodes",
+    "edges_f1": "F1 over arrows",
     "chart_type": "kind of chart right",
-    "well_formed": "chart that can be read",
+    # table and chart; chart and molecule
+    "well_formed": "can be read",
+    "valid": "valid in its notation",
     # molecule
     "tanimoto": "Tanimoto similarity (Morgan)",
-    "valid": "valid molecule",
     "exact_match_smiles": "canonical SMILES exactly right",
     "inchi_match": "InChI exactly right",
     # caption
@@ -68,7 +73,7 @@ TITLES: dict[str, str] = {
     "seconds_per_answer": "seconds an answer",
     "latency_s": "latency, seconds",
     "tokens_per_second": "tokens a second",
-    "peak_memory_gib": "peak memory, GiB",
+    "peak_memory_mib": "peak memory, MiB",
 }
 """A metric's name for people; a name that is not here is shown with its underscores as blanks."""
 

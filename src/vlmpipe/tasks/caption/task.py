@@ -17,6 +17,7 @@ from vlmpipe.tasks.chart.drawing import random_style
 from vlmpipe.tasks.chart.task import chart_in, parts_of
 from vlmpipe.tasks.lots import nearest, outside
 from vlmpipe.tasks.text_metrics import normalised, text_metrics
+from vlmpipe.tasks.text_overlap import overlap_metrics
 
 ATTEMPTS = 32
 """Scenes drawn by lot until one measures as hard as asked; the nearest one is taken otherwise."""
@@ -71,8 +72,12 @@ class CaptionTask:
         return f"<p>{html.escape(answer)}</p>"
 
     def measure(self, prediction: str, reference: str) -> Mapping[str, float]:
-        """`facts` (F1), and the metrics of plain text."""
-        return {"facts": fact_f1(prediction, reference), **text_metrics(prediction, reference)}
+        """`facts` (F1), the metrics of plain text, and `chrf`, `bleu` and `rouge_l`."""
+        return {
+            "facts": fact_f1(prediction, reference),
+            **text_metrics(prediction, reference),
+            **overlap_metrics(prediction, reference),
+        }
 
     def _described(
         self, rng: random.Random, language: Language, bounds: tuple[float, float]

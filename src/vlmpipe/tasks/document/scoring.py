@@ -38,7 +38,7 @@ def document_metrics(prediction: str, reference: str) -> dict[str, float]:
     if truth is None or not asked.fields:
         return {**_as_text(prediction, reference), **read}
     strict = compare(_tree(answer.strict or {}), asked)
-    either = compare(_tree(answer.either), asked)
+    either = compare(_tree(answer.repaired), asked) if answer.repaired else strict
     likeness = anls_star(answer.either, truth)
     return {
         **_strict_metrics(strict),

@@ -128,6 +128,12 @@ def test_values_read_off_an_axis_may_be_one_percent_off(value: str) -> None:
     assert measured(BARS.replace("40", "41"), BARS, printed=False)["pairs_f1"] < 1.0
 
 
+def test_one_percent_is_of_the_larger_value_from_either_side() -> None:
+    hundred, less = (BARS.replace("40", value) for value in ("100", "99"))
+    assert measured(hundred, less, printed=False)["pairs_f1"] == 1.0
+    assert measured(less, hundred, printed=False)["pairs_f1"] == 1.0
+
+
 VALUES = st.lists(st.sampled_from([-101, -100, -99, 0, 99, 99.5, 100, 101, 102, 103]), max_size=5)
 
 

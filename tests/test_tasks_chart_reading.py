@@ -27,7 +27,7 @@ FLOWS = [
     *("A --> B & C --> D", "A & B --> C & D", "A&B --> C", "A --> B; B --> C;", "A-->B;;B-->C"),
     *(f'A{left}"한 글"{right} --> B{left}x y{right}' for left, right in BRACKETS.values()),
     *("A[text\nmore]", 'A["one<br/>two"]', 'A["`in marks`"]', "A[end] --> B[a - b: c, d? 5% #1]"),
-    *("A --> end1", "a-b --> c.d --> 시작_1", "A:::big-one --> B\nclassDef big-one fill:#f00"),
+    *("A --> end1", "a-b --> c.d --> 시작_1", "A:::big-one-->B\nclassDef big-one fill:#f00"),
     *("A --> B\nstyle A fill:#f9f,stroke:#333;\nlinkStyle 0 stroke:#f00", "A\nclass A,A big"),
     *(
         'A\nclick A "http://x"',

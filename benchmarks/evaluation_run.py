@@ -106,8 +106,8 @@ def _evaluate(folder: Path, trained: Path, data: Path, count: int) -> dict[str, 
         check=True,
     )
     summary = json.loads((run / "predictions" / SUMMARY).read_text(encoding="utf-8"))
-    facts = summary["passes"][data.name]
-    split = summary["splits"][data.name]
+    (facts,) = summary["passes"].values()
+    (split,) = summary["splits"].values()
     return {
         "busy": facts["busy"],
         "engine_mib": facts["peak_memory_mib"],

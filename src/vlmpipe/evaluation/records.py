@@ -75,7 +75,7 @@ class Record(System):
     schema_version: int = SCHEMA_VERSION
     sample: str
     split: str
-    """`heldout`, `train`, or the name of the file that the sample came from."""
+    """`heldout`, `train`, or `FOLDER/FILE` of the file that the sample came from."""
 
     inputs: str
     """sha256 of the conversation, its images and the reference: a sample changed under the same id

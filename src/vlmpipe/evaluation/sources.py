@@ -26,7 +26,7 @@ class SampleSource(Protocol):
 
     @property
     def name(self) -> str:
-        """As it stands in records: `heldout`, `train`, or a file's name."""
+        """As it stands in records: `heldout`, `train`, or a file's name with its folder's."""
 
     @property
     def count(self) -> int:
@@ -86,7 +86,13 @@ def open_source(config: Config, data: str, setup: Path | None, limit: int | None
         update={"data": config.data.model_copy(update={"sources": (source,)})}
     )
     count = _checked_count(asked, path, limit)
-    return FileSource(path.name, asked, count)
+    return FileSource(_name_of(path), asked, count)
+
+
+def _name_of(path: Path) -> str:
+    """With its folder: many files of samples are called alike."""
+    whole = path.resolve()
+    return f"{whole.parent.name}/{whole.name}"
 
 
 def pick(source: SampleSource, ids: Collection[str]) -> dict[str, Sample]:

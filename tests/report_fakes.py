@@ -142,8 +142,15 @@ def validate_metrics() -> dict[str, float]:
     return {**found, "memory/peak_mib": 1289.0}
 
 
-def publish_validate(run: Path, answers: Sequence[Mapping[str, Any]] = (), **verdict: Any) -> Path:
-    """Stage 3 with two samples, or with the given predictions."""
+def publish_validate(
+    run: Path,
+    answers: Sequence[Mapping[str, Any]] = (),
+    judgement: Mapping[str, Any] | None = None,
+    **verdict: Any,
+) -> Path:
+    """Stage 3 with two samples, or with the given predictions; `judgement` is what older runs do
+    not have in their results.
+    """
     folder = run / "pictures"
     for name in ("samples/heldout_00_0.png", "samples/train_00_0.png"):
         picture(folder, name)
@@ -163,6 +170,7 @@ def publish_validate(run: Path, answers: Sequence[Mapping[str, Any]] = (), **ver
             {"sample": "table-1", "split": "train", "pictures": ["samples/train_00_0.png"]},
             {"sample": "table-7", "split": "heldout", "pictures": ["samples/heldout_00_0.png"]},
         ],
+        **(judgement or {}),
     }
     files: dict[str, str | bytes] = {
         "results.json": json.dumps(results),
@@ -200,6 +208,7 @@ def publish_whole_run(run: Path) -> Path:
     )
     publish_validate(
         run,
+        judgement=JUDGEMENT,
         passed=False,
         mode="report",
         reasons=["heldout/teds/tuned is 0.74, below its threshold 0.9 (validate.thresholds)"],
@@ -425,6 +434,62 @@ def estimate(value: float, n: int = 12) -> dict[str, Any]:
     return {"value": value, "n": n, "low": value - 0.1, "high": value + 0.1}
 
 
+JUDGEMENT: dict[str, Any] = {
+    "verdicts": [
+        {"name": "over_fit", "passed": True, "sentence": "a gap of 0.1 [0.02, 0.18], 0.5 allowed"},
+        {"name": "thresholds", "passed": False, "sentence": "heldout/teds/tuned is 0.74"},
+        {"name": "forgetting", "passed": None, "sentence": "no general probe was asked"},
+    ],
+    "intervals": {"heldout/teds/base": [0.05, 0.11], "heldout/teds/tuned": [0.65, 0.82]},
+    "paired": {
+        "heldout/teds": {
+            "samples": 8,
+            "difference": 0.66,
+            "interval": [0.57, 0.75],
+            "p_value": 0.0002,
+            "significant": True,
+        },
+        "heldout/exact_match": {"samples": 8, "difference": 0.25, "p_value": 0.31},
+    },
+    "phases": {
+        "split": "heldout",
+        "samples": 8,
+        "answered": 4,
+        "primary_metric": "teds",
+        "rows": [
+            {"name": "base", "last_step": 0, "loss": 3.1, "value": 0.08},
+            {
+                "name": "small",
+                "last_step": 20,
+                "loss": 1.6,
+                "value": 0.4,
+                "loss_change": -1.5,
+                "interval": [-1.8, -1.2],
+                "p_value": 0.008,
+            },
+            {
+                "name": "large",
+                "last_step": 60,
+                "loss": 1.7,
+                "value": 0.7,
+                "loss_change": 0.1,
+                "interval": [-0.1, 0.3],
+                "p_value": 0.4,
+            },
+        ],
+    },
+    "forgetting": {
+        "samples": 12,
+        "guessing": 8.3,
+        "kinds": [
+            {"name": "arithmetic", "samples": 6, "base": 1.2, "tuned": 1.9, "known": True},
+            {"name": "poetry", "samples": 6, "base": 8.1, "tuned": 8.0, "known": False},
+        ],
+        "loss_change": 0.7,
+        "interval": [0.5, 0.9],
+        "p_value": 0.03,
+    },
+}
 JUDGED: dict[str, Any] = {
     "hf-adapter_vs_hf-base.json": {
         "mode": "pairwise",

@@ -66,9 +66,9 @@ def test_a_difference_that_chance_explains_has_no_mark(run):
     assert cell.mark == ""
 
 
-def test_equal_figures_are_said_to_be_the_same(run):
+def test_equal_means_are_said_to_be_the_same(run):
     publish_records(run, pairs([0.5] * 6))
-    assert "the same" in Page(write_report(run)).text
+    assert "same mean" in Page(write_report(run)).text
     assert "▼" not in Page(write_report(run)).text.split("In brackets")[0]
 
 

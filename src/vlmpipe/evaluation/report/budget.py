@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MOST_DRAWN = 2_500_000
+MOST_PICTURED = 4_000_000
+
 
 @dataclass
 class Budget:
@@ -21,9 +24,9 @@ class Budget:
 
 def drawings() -> Budget:
     """For answers as their tasks render them; beyond it they are shown as text."""
-    return Budget(2_500_000)
+    return Budget(MOST_DRAWN)
 
 
 def pictures() -> Budget:
     """For pictures of samples, as `data:` addresses."""
-    return Budget(4_000_000)
+    return Budget(MOST_PICTURED)

@@ -12,6 +12,11 @@ from vlmpipe.evaluation.report.fragments import fragment_html
 from vlmpipe.evaluation.report.untrusted import holds_table, table_html
 from vlmpipe.tasks import task_of
 
+MOST_RENDERED = 60_000
+"""Characters of an answer that is drawn: one that ran on to its limit takes a minute and shows
+nothing that its beginning does not.
+"""
+
 _ELEMENT = re.compile(r"<([a-z]+)")
 
 
@@ -31,6 +36,8 @@ class Rendering:
 
 def rendering_of(task: str, text: str, reference: str | None = None) -> Rendering:
     """How `text` looks as an answer of `task`; departures from `reference` are marked."""
+    if max(len(text), len(reference or "")) > MOST_RENDERED:
+        return Rendering()
     fragment, readable = _rendered(task, text)
     if fragment is not None and not _is_prose(fragment):
         other = reference and _rendered(task, reference)[0]

@@ -10,10 +10,13 @@ import pytest
 from PIL import Image
 
 from evaluation_fakes import ColourEngine, colour_sample, systems_of
+from judge_server import honest, judge_server
 from model_folders import contract_of, encoder_of, model_folder, table_sample
 from vlmpipe.config import parse_config
+from vlmpipe.config.judge import JudgeConfig
 from vlmpipe.engines.hf import HfEngine
-from vlmpipe.errors import ArtifactError
+from vlmpipe.errors import ArtifactError, ConfigError
+from vlmpipe.evaluation.judged import refuse_unusable
 from vlmpipe.evaluation.memory import peak_memory_mib, reset_peak_memory
 from vlmpipe.evaluation.records import read_records
 from vlmpipe.evaluation.report import write_report
@@ -22,6 +25,7 @@ from vlmpipe.models.base import BaseModelFolder
 from vlmpipe.models.families import family_of
 from vlmpipe.pipeline import StageContext
 from vlmpipe.pipeline.events import SilentReporter
+from vlmpipe.pipeline.fingerprint import settings_read
 from vlmpipe.stages.s3_validate import VALIDATE, Asked, asked_samples, validate
 from vlmpipe.stages.s4_merge import MERGE
 
@@ -96,6 +100,31 @@ def test_results_hold_intervals_pairs_and_every_verdict(tmp_path):
     ]
     assert results["general"]["samples"] == 2
     assert results["phases"] is None
+
+
+def test_a_judge_s_verdicts_stand_beside_the_metrics(tmp_path):
+    with judge_server(honest) as server:
+        asked = {"base_url": server.url, "model": "judge", "max_retries": 0}
+        outcome = outcome_of(tmp_path / "work", {**SEEN, **HELD}, judge=asked)
+    results = json.loads((tmp_path / "work" / "results.json").read_text())
+    assert results["judge"]["engines"] == ["hf:base", "hf:adapter"]
+    assert results["judge"]["wins"] == {"hf:base": 0, "hf:adapter": 2}
+    assert (tmp_path / "judge" / "hf-base_vs_hf-adapter.jsonl").is_file()
+    assert any(line.startswith("judge judge: hf:adapter wins 2 of 2") for line in outcome.summary)
+
+
+def test_a_judge_that_cannot_be_asked_is_told_before_models_are_loaded(monkeypatch):
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    judge = JudgeConfig(base_url="http://127.0.0.1:9/v1", model="m", api_key_env="NO_SUCH_KEY")
+    with pytest.raises(ConfigError, match="NO_SUCH_KEY"):
+        refuse_unusable(judge, ["qa"])
+
+
+def test_what_only_changes_how_a_judge_is_reached_is_not_in_the_fingerprint():
+    judge = {"base_url": "http://127.0.0.1:9/v1", "model": "m", "concurrency": 3}
+    read = settings_read(VALIDATE, parse_config({"validate": {"judge": judge}}))
+    assert read["validate.judge.model"] == "m"
+    assert "validate.judge.concurrency" not in read
 
 
 def test_numbers_that_are_none_stay_out_of_the_files(tmp_path, monkeypatch):

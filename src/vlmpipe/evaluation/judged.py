@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from vlmpipe.evaluation.judging import (
 )
 from vlmpipe.evaluation.judging.agreement import Estimate
 from vlmpipe.evaluation.judging.cases import CaseSource, drawn
+from vlmpipe.evaluation.judging.endpoint import open_client
+from vlmpipe.evaluation.judging.rubrics import Rubrics
 from vlmpipe.evaluation.judging.writing import JUDGE_FOLDER
 from vlmpipe.evaluation.progress import Progress, untold
 
@@ -36,6 +38,18 @@ class GivenSamples:
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self.samples)
+
+
+def refuse_unusable(config: JudgeConfig, tasks: Collection[str]) -> None:
+    """What would stop the judging later, told before models are loaded.
+
+    Raises:
+        ConfigError: for a rubric that cannot be read, or a key that is not set.
+    """
+    rubrics = Rubrics(config.rubric)
+    for task in tasks:
+        rubrics.of(task)
+    open_client(config)
 
 
 def ask_judge(

@@ -17,7 +17,12 @@ from vlmpipe.evaluation.comparison import HELDOUT, TRAIN, Comparison, compare
 from vlmpipe.evaluation.forgetting import measure_forgetting
 from vlmpipe.evaluation.general_probe import general_config, general_probe
 from vlmpipe.evaluation.identity import identities
-from vlmpipe.evaluation.judged import GivenSamples, ask_judge, judged_lines
+from vlmpipe.evaluation.judged import (
+    GivenSamples,
+    ask_judge,
+    judged_lines,
+    refuse_unusable,
+)
 from vlmpipe.evaluation.judging import JudgeSummary
 from vlmpipe.evaluation.measuring import MetricPool
 from vlmpipe.evaluation.memory import peak_memory_mib, reset_peak_memory
@@ -46,6 +51,8 @@ def run(context: StageContext) -> Outcome:
     trained = set(load_split(setup / "data", TRAIN).column("task"))
     general = general_probe(config, trained, has_vision=base.family.has_vision)
     asked = Asked(asked_samples(config, setup / "data"), general)
+    if config.validation.judge is not None:
+        refuse_unusable(config.validation.judge, trained)
     reset_peak_memory()
     with open_subjects(config, base, train) as subjects, MetricPool(workers=1) as pool:
         systems = identities(config, context.upstream, subjects.engines)

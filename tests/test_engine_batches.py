@@ -87,6 +87,13 @@ def seeing(tmp_path_factory: pytest.TempPathFactory) -> Spy:
     return opened("qwen2_5_vl", tmp_path_factory.mktemp("seeing") / "model", batch_size=3)
 
 
+def test_the_engine_says_what_it_is(seeing: Spy) -> None:
+    import transformers
+
+    assert seeing.version == f"transformers {transformers.__version__}"
+    assert (seeing.name, seeing.engine_type, seeing.can_score) == ("hf:base", "hf", True)
+
+
 def test_times_are_those_of_an_answers_own_last_token(seeing: Spy) -> None:
     answer = seeing.complete(conversations(has_vision=True)[0], max_new_tokens=LIMIT)
     assert 0 < answer.first_token_seconds < answer.seconds

@@ -23,6 +23,7 @@ from vlmpipe.tasks.molecule.difficulty import structure_of
 from vlmpipe.tasks.molecule.drawing import draw_molecule, random_style
 from vlmpipe.tasks.molecule.known import known_molecules
 from vlmpipe.tasks.molecule.layout import is_legible, laid_out
+from vlmpipe.tasks.molecule.metrics import tanimoto
 from vlmpipe.tasks.molecule.notation import inchi_of, read_molecule, smiles_of
 from vlmpipe.tasks.molecule.synthetic import is_easy, random_molecule
 
@@ -43,9 +44,27 @@ NO_MOLECULE = [
     "분자",
     "CC>>CO",
     "InChI=1S/",
+    "InChI=1S/p+9999",
+    "InChI=1S/C6H6/c1-2-4-6-5-3-1/h1-6H/p+9999",
+    "InChI=1S/C6H6/c1-2-4-6-5-3-1/h1-6H/p+999",
+    "InChI=1S/999H2O/h999*1H2",
     "C" * 401,
     "C" * 20_000,
     "(" * 20_000,
+]
+TANGLED = [
+    # CoordGen lays out the first for minutes; the second is C60.
+    (
+        "[*]12[*]345[*][*]46[*]7[*]83[*][*]59[*][*]7[*]%10[*][*]2%11[*]81%12[*]6[*][*]%10[*]%13%1"
+        "2[*]%11[*]9%14[*][*][*]%15%16%17[*]%18[*][*]%19[*]%17[*]%20[*]%19%21[*][*]%22[*]%23[*]%2"
+        "0[*]%24[*][*]%21%25[*]%26%13[*]%25[*]%15[*][*]%27[*]%26[*]%22%27[*]%28[*]%23[*]%28[*]%14"
+        "%29[*][*]%30[*]%18%31[*]%32[*]%33[*][*][*][*][*]%33%34[*][*]%16[*][*][*]C%24C%29C%30C%31"
+        "C%32C%34"
+    ),
+    (
+        "c12c3c4c5c1c1c6c7c2c2c8c3c3c9c4c4c%10c5c5c1c1c6c6c%11c7c2c2c7c8c3c3c8c9c4c4c9c%10c5c5c1c1c6c6"
+        "c%11c2c2c7c3c3c8c4c4c9c5c1c1c6c2c3c41"
+    ),
 ]
 few = settings(deadline=None, max_examples=20)
 levels = st.sampled_from([(0.0, 0.15), (0.2, 0.4), (0.4, 0.7), (0.7, 1.0)])
@@ -124,6 +143,58 @@ def test_the_wrong_hand_is_seen_by_the_exact_matches_alone() -> None:
 def test_one_inchi_stands_for_both_places_of_a_mobile_hydrogen() -> None:
     marks = MOLECULE.measure("Cc1c[nH]cn1", "Cc1cnc[nH]1")
     assert (marks["exact_match_smiles"], marks["inchi_match"]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "shared", "either"),
+    [
+        # Methane is one environment; ethane is two, a CH3 alone and with its neighbour.
+        ("C", "C", 1, 1),
+        ("C", "CC", 0, 3),
+        # Ethanol: three atoms, and each of them with its neighbours.
+        ("CCO", "OCC", 6, 6),
+    ],
+)
+def test_tanimoto_is_bits_in_both_of_bits_in_either(
+    prediction: str, reference: str, shared: int, either: int
+) -> None:
+    assert tanimoto(molecule(prediction), molecule(reference)) == shared / either
+
+
+def test_inchi_match_is_left_out_for_a_reference_that_has_no_inchi() -> None:
+    placeholder = "*c1ccccc1"
+    marks = MOLECULE.measure(placeholder, placeholder)
+    assert [marks[name] for name in CHEMISTRY[:3]] == [1.0, 1.0, 1.0]
+    assert "inchi_match" not in marks
+    assert MOLECULE.measure(placeholder, ASPIRIN)["inchi_match"] == 0.0
+
+
+@pytest.mark.parametrize("answer", TANGLED, ids=lambda text: text[:12])
+def test_tangled_rings_are_measured_and_drawn(answer: str) -> None:
+    marks = MOLECULE.measure(answer, ASPIRIN)
+    assert marks["valid"] == 1.0
+    assert 0.0 <= marks["tanimoto"] < 1.0
+    assert MOLECULE.measure(answer, answer)["tanimoto"] == 1.0
+    assert (MOLECULE.render(answer) or "").startswith("<svg ")
+
+
+@few
+@given(st.text(max_size=60) | st.text("CNOcno123()[]=#@+-.*/\\%H", max_size=60))
+def test_no_text_raises_and_every_metric_keeps_to_its_bounds(text: str) -> None:
+    marks = MOLECULE.measure(text, ASPIRIN)
+    assert marks.keys() == MOLECULE.measure(ASPIRIN, ASPIRIN).keys()
+    assert all(0.0 <= value <= 1.0 for name, value in marks.items() if name != "cer")
+    assert MOLECULE.measure(text, text)["exact_match_smiles"] == marks["valid"]
+    MOLECULE.render(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["C" * 1_000_000, "\ud800" * 200_000, "\0" * 1_000_000, "[" * 9**6]
+)
+def test_huge_answers_are_no_molecules(text: str) -> None:
+    marks = MOLECULE.measure(text, ASPIRIN)
+    assert {marks[name] for name in CHEMISTRY} == {0.0}
+    assert marks["agreement"] < 0.1
 
 
 def test_a_reference_that_is_no_molecule_can_only_be_matched_as_text() -> None:

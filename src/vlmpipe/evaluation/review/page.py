@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
+from markupsafe import Markup
+
 from vlmpipe.evaluation.judging.cases import Case
 from vlmpipe.evaluation.judging.pictures import small_data_uri
+from vlmpipe.evaluation.report.differences import marked_text
 from vlmpipe.evaluation.report.rendering import Rendering, rendering_of
 
 TEMPLATES = "vlmpipe.evaluation.review"
@@ -29,6 +32,8 @@ class Text:
     """Characters left out."""
 
     rendering: Rendering
+    marked: Markup | None
+    """The text with what the other answer does not say marked; None where there is no telling."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,19 @@ class Item:
     answers: tuple[Text, Text]
     reference: Text
 
+    @property
+    def alike(self) -> bool:
+        """The drawings show no difference, although the texts have one: both are shown."""
+        first, second = (answer.rendering.drawn for answer in self.answers)
+        return first is not None and first == second
+
 
 def item_of(name: str, case: Case, first: str, second: str) -> Item:
     """A case as the sheet shows it, with what departs between the two answers marked."""
     images = case.images
     return Item(
         name=name,
-        prompt=case.prompt.replace("<image>", "").strip(),
+        prompt=_showable(case.prompt).replace("<image>", "").strip(),
         pictures=[small_data_uri(image, PICTURE_SIDE) for image in images],
         wide=not images or images[0].width > 1.25 * images[0].height,
         answers=(_text(case.task, first, second), _text(case.task, second, first)),
@@ -83,9 +94,21 @@ def render_page(sheet: str, items: Sequence[Item]) -> str:
 
 
 def _text(task: str, text: str, other: str | None = None) -> Text:
-    shown = text[:MAX_CHARACTERS].replace("\0", "\ufffd").encode("utf-8", "replace").decode()
-    beside = None if other is None else other[:MAX_CHARACTERS].replace("\0", "\ufffd")
-    return Text(shown, len(text) - len(shown), rendering_of(task, shown, beside))
+    shown = _showable(text)
+    beside = None if other is None else _showable(other)
+    marked = None if beside is None else marked_text(shown, beside)
+    return Text(
+        text=shown,
+        hidden=len(text) - len(shown),
+        rendering=rendering_of(task, shown, beside),
+        marked=None if marked is None else Markup(marked),
+    )
+
+
+def _showable(text: str) -> str:
+    """Of bounded length, in UTF-8, with no NUL, which HTML has no place for."""
+    begin = text[:MAX_CHARACTERS].replace("\0", "\ufffd")
+    return begin.encode("utf-8", "replace").decode("utf-8")
 
 
 def _source(name: str) -> str:

@@ -141,7 +141,10 @@
     arrowright: () => go(state.place + 1),
     u: undo,
     backspace: undo,
-    r: () => toggle("reference", "with-reference"),
+    r: () => {
+      toggle("reference", "with-reference");
+      items[state.place]?.querySelector(".reference").scrollIntoView({ block: "nearest" });
+    },
     t: () => toggle("raw", "with-raw"),
     d: () => toggle("marks", "with-marks"),
     z: () => {

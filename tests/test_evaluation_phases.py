@@ -8,9 +8,11 @@ from contextlib import contextmanager
 import pytest
 
 from evaluation_fakes import KNOWN_LOSS, UNKNOWN_LOSS, ColourEngine, colour_sample, compared
+from vlmpipe.config.validate import ValidateConfig
 from vlmpipe.evaluation import rules
 from vlmpipe.evaluation.answers import measured_here
 from vlmpipe.evaluation.phases import PhaseTable, compare_phases
+from vlmpipe.evaluation.verdicts import Assessment, judge, summary_of
 from vlmpipe.training.phase_adapters import PhaseAdapter
 
 COLOURS = {f"#0000{n:02x}": name for n, name in enumerate("abcdefgh")}
@@ -69,6 +71,15 @@ def test_every_phase_is_scored_between_the_base_and_the_tuned_model():
     assert metrics["phases/agreement/2_large"] == 1.0
 
 
+def test_every_phase_has_a_line_that_says_what_it_bought():
+    table, _ = phased(small=2, medium=5)
+    assessment = Assessment.of(compared(COLOURS, {"train": [], "heldout": HELDOUT}), phases=table)
+    lines = summary_of(assessment, judge(assessment, ValidateConfig()))
+    [small] = [line for line in lines if line.startswith("after phase small (step 2)")]
+    assert "loss 1.7500, -0.5000 (95 % interval -1" in small
+    assert small.endswith("agreement 0.500")
+
+
 def test_few_are_answered_and_all_are_scored():
     table, model = phased(small=8, medium=8, answered=3)
     assert len(model.engine.asked) == 3
@@ -84,7 +95,7 @@ def test_a_phase_that_made_things_worse_is_told_and_does_not_refuse():
     assert [row["worse"] for row in table.as_json()["rows"]] == [False, False, True, False]
     [verdict] = rules.phases(table)
     assert verdict.passed is None
-    assert "made things worse on held-out samples: phase medium (+1.5000" in verdict.sentence
+    assert "made the loss on held-out samples worse: phase medium (+1.5000" in verdict.sentence
 
 
 def test_a_loss_that_rose_by_chance_is_not_called_worse():

@@ -185,11 +185,13 @@ def phases(table: PhaseTable | None) -> Iterator[RuleVerdict]:
         for state, change in table.worse
     ]
     if worse:
-        sentence = f"made things worse on {place_of(table.split, 2)}: phase {', '.join(worse)}"
+        where = place_of(table.split, len(table.states[0].losses))
+        sentence = f"made the loss on {where} worse: phase {', '.join(worse)}"
         yield RuleVerdict("phases", None, sentence)
         return
     losses = " -> ".join(f"{state.name} {state.loss:.4f}" for state in table.states)
-    sentence = f"no phase made things worse; target loss after each: {losses}"
+    where = place_of(table.split, len(table.states[0].losses))
+    sentence = f"no phase made the loss on {where} worse: {losses}"
     yield RuleVerdict("phases", True, sentence)
 
 

@@ -93,8 +93,11 @@ def _remarks(comparison: Comparison) -> Iterator[str]:
 
 
 def summary_of(assessment: Assessment, judgement: Judgement) -> tuple[str, ...]:
-    """Lines for the person who watches: the primary metric, what passed, the notes."""
+    """Lines for the person who watches: the primary metric, what each phase bought, what passed,
+    the notes.
+    """
     lines = [line for split in (TRAIN, HELDOUT) if (line := _primary_line(assessment, split))]
+    lines += _phase_lines(assessment.phases) if assessment.phases else ()
     titles = {"overfit": "over-fit", "image_reliance": "image reliance"}
     lines += [
         f"{titles.get(each.name, each.name)}: {each.sentence}"
@@ -119,4 +122,14 @@ def _primary_line(assessment: Assessment, split: str) -> str | None:
     if change is None or change.p_value is None:
         return line
     apart = "" if change.significant else ", not told apart from chance"
-    return f"{line}; {change.difference:+.3f}, p = {change.p_value:.2g}{apart}"
+    return f"{line}; difference {change.difference:+.3f}, p = {change.p_value:.2g}{apart}"
+
+
+def _phase_lines(table: PhaseTable) -> Iterator[str]:
+    """What each phase bought: the loss over all samples, the primary metric over a few."""
+    for state, change in table.changes:
+        value = "" if state.value is None else f", {table.primary_metric} {state.value:.3f}"
+        yield (
+            f"after phase {state.name} (step {state.last_step}): loss {state.loss:.4f},"
+            f" {change.difference:+.4f}{spread(change.interval, 4, '+')}{value}"
+        )

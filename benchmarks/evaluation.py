@@ -83,7 +83,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--only", choices=PARTS, action="append", help="this part; may be repeated")
     parser.add_argument("--pairs", type=int, default=1000, help="tables compared by `teds`")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each side runs")
+    parser.add_argument("--lots", type=int, default=10, help="in which `teds` takes turns")
     parser.add_argument("--results", type=Path, default=RESULTS)
     return parser.parse_args()
 

@@ -176,6 +176,7 @@ def test_neighbours_of_enormous_spans_are_not_sought() -> None:
     [
         pytest.param("words " * 170_000, id="words"),
         pytest.param("<table>" + "<tr><td>1" * 110_000, id="rows"),
+        pytest.param("<table>" + "<tr><td>1" * 9_999 + "1" * 900_000, id="as many rows as may be"),
         pytest.param("<table><tr>" + "<td>" * 250_000, id="cells"),
         pytest.param("<table><tr><td>" + "x1" * 500_000, id="one long cell"),
         pytest.param("<table><tr><td>" * 66_000, id="nested tables"),
@@ -189,4 +190,3 @@ def test_neighbours_of_enormous_spans_are_not_sought() -> None:
 def test_a_megabyte_of_anything_is_measured(hostile: str) -> None:
     found = TASKS["table"].measure(hostile, GIVEN)
     assert all(0.0 <= value <= 1.0 for name, value in found.items() if name != "cer")
-    assert TASKS["table"].measure(GIVEN, hostile)["well_formed"] == 1.0

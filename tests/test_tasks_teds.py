@@ -122,6 +122,7 @@ def test_what_surrounds_a_table_does_not_count(wrapped: str) -> None:
         f'<table><tr><td colspan="{"9" * 5000}">a</td></tr></table>',
         "<table><tr><td>" + "<b>" * 200 + "a",
         "<table><tr>" * 100,
+        "<table>" + "<tr><td>" * 10_000,
         "<div>" * 10_000 + TWO_BY_TWO,
     ],
 )

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 MAX_DEPTH = 64
 """Elements nested deeper than this are no table that a person would draw."""
 
+MAX_ELEMENTS = 20_000
+"""More elements than any page holds: an answer that repeats itself. Measures stay within a second
+or two."""
+
 MAX_SPAN = 1000
 """Largest colspan; the HTML standard's own limit."""
 
@@ -69,8 +73,8 @@ def parse_table(text: str) -> Node:
     """The first `<table>` in `text`, bare or within a page or other words.
 
     Raises:
-        TableError: where there is none, a span is not a number from 1 to 1000, or elements are
-            nested too deep.
+        TableError: where there is none, a span is not a number from 1 to 1000, or elements are too
+            many or nested too deep.
     """
     from lxml import etree, html
 
@@ -82,6 +86,8 @@ def parse_table(text: str) -> Node:
     table = page.find(".//table")
     if table is None:
         raise TableError("there is no <table> in the text")
+    if any(count == MAX_ELEMENTS for count, _ in enumerate(table.iter())):
+        raise TableError(f"the table has more than {MAX_ELEMENTS} elements")
     return _node(table, MAX_DEPTH)
 
 

@@ -136,6 +136,7 @@ def test_one_process_answers_all_questions_of_all_threads() -> None:
 
 
 @needs_parser
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_parser_that_died_is_replaced_and_the_text_asked_again(number: signal.Signals) -> None:
     assert is_valid_mermaid(PIE) is True
@@ -147,6 +148,7 @@ def test_a_parser_that_died_is_replaced_and_the_text_asked_again(number: signal.
 
 
 @needs_parser
+@pytest.mark.slow
 def test_a_parser_that_hangs_is_killed_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_valid_mermaid(PIE) is True
     first = parser_pid()
@@ -254,6 +256,7 @@ time.sleep(60)
 
 
 @needs_parser
+@pytest.mark.slow
 @pytest.mark.parametrize("doing", ["nothing", "parsing", "forked"])
 def test_the_parser_dies_with_its_parent(doing: str) -> None:
     with subprocess.Popen(
@@ -293,6 +296,7 @@ def test_worker_processes_have_parsers_of_their_own(method: str) -> None:
 
 
 @needs_parser
+@pytest.mark.slow
 def test_a_fork_while_another_thread_asks_does_not_wait_for_its_lock() -> None:
     assert is_valid_mermaid(PIE) is True
     held = threading.Event()

@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 VLMPIPE := $(BIN)/vlmpipe
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check clean bench-curriculum bench-eval bench-merge bench-resize llama-tools mermaid \
+.PHONY: help setup demo test test-fast test-vllm check clean bench-curriculum bench-eval bench-merge bench-resize llama-tools mermaid \
 	stage-check stage-setup train validate merge convert deploy
 
 help: ## list the targets
@@ -44,6 +44,10 @@ mermaid: setup ## Mermaid's own parser, which tells whether charts are valid: ne
 
 bench-eval: setup ## what evaluation costs: TEDS of 1,000 pairs of tables, about 15 minutes on two cores
 	$(BIN)/python benchmarks/evaluation.py $(ARGS)
+
+test-vllm: setup ## the OpenAI engine against a real vLLM on the CPU, in an environment of its own (3.5 GB, built once)
+	$(BIN)/python scripts/vllm_environment.py
+	$(BIN)/pytest tests/test_engine_vllm.py $(ARGS)
 
 bench-merge: setup ## the streamed merge against PEFT's, 8 GB: about 10 minutes, 35 GB of disk, 16 GB of memory
 	$(BIN)/python benchmarks/merge.py $(ARGS)

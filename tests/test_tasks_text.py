@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from vlmpipe.tasks.metric_names import SMALLER_IS_BETTER, TITLES, smaller_is_bet
 from vlmpipe.tasks.qa import shipped_questions
 from vlmpipe.tasks.text_metrics import character_error_rate, exact_match, text_metrics
 
+METRICS_PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 QA = TASKS["qa"]
 CORE = ["core-python", "core-ml", "core-web", "core-docker", "core-git"]
 
@@ -110,6 +112,16 @@ def test_every_metric_of_a_task_has_a_title_and_the_direction_that_it_shows(name
         assert value == float(metric not in SMALLER_IS_BETTER), metric
         if wrong[metric] != value:
             assert (wrong[metric] > value) == smaller_is_better(metric), metric
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_metric_of_a_task_is_explained_with_its_direction(name: str) -> None:
+    task = TASKS[name]
+    reference = task.generate(0, 1, (0.0, 0.1), ["en"]).reference
+    page = METRICS_PAGE.read_text(encoding="utf-8")
+    for metric in task.measure(reference, reference):
+        assert f"`{metric}`" in page
+        assert (f"| `{metric}` ↓ |" in page) == smaller_is_better(metric), metric
 
 
 def test_names_without_a_title_are_shown_as_words() -> None:

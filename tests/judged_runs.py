@@ -27,9 +27,9 @@ def judged_run(
     data = _write_data(folder / "data", task, count)
     words = [f"run.outputs_dir={folder / 'outputs'}", "run.name=demo", f"data.task={task}"]
     config = load_config((), words)
-    samples = list(open_source(config, str(data), None, None))
+    source = open_source(config, str(data), None, None)
     for engine in ENGINES:
-        _write_records(config, engine, data.name, samples, failing)
+        _write_records(config, engine, source.name, list(source), failing)
     return words, data
 
 

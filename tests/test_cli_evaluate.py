@@ -39,6 +39,17 @@ def test_every_engine_of_a_run_is_asked_the_held_out_samples(road):
     assert Path(found["report"]).is_file()
 
 
+def test_an_adapter_switched_off_answers_as_the_base_does(road):
+    words = ("--engines", "hf:base,hf:adapter_off", "--against", "hf:base", "--json")
+    base, off = road.run("evaluate", *QUICK, *words).json["engines"]
+    assert off["same_answers"] == 1.0
+    assert off["summary"]["metrics"]["loss"]["value"] == pytest.approx(
+        base["summary"]["metrics"]["loss"]["value"], rel=1e-5
+    )
+    (first, *_) = records(road, "hf-adapter_off")
+    assert (first.lora_enabled, first.merge_state) == (False, "base")
+
+
 def test_digests_are_those_of_the_files_that_were_asked(road):
     road.run("evaluate", *QUICK, "--engines", "hf:adapter,llama_cpp:q8_0")
     outputs = road.manifest("convert")["outputs"]

@@ -39,7 +39,9 @@ class Asking:
 def open_trained(
     config: Config, setup: Path, train: Path, name: str, subject: str, batch_size: int
 ) -> Engine:
-    """`base`, `adapter` or `full` of a training, held as it was in training (4-bit for qlora)."""
+    """`base`, `adapter`, `adapter_off` or `full` of a training, held as it was in training (4-bit
+    for qlora).
+    """
     from vlmpipe.encoding.encoder import Encoder
     from vlmpipe.engines.hf import HfEngine
     from vlmpipe.evaluation.subjects import load_as_trained, with_adapter
@@ -48,10 +50,11 @@ def open_trained(
 
     base = read_base(setup)
     model = load_as_trained(config, train / "model" if subject == "full" else base.folder)
-    if subject == "adapter":
+    if subject.startswith("adapter"):
         model = with_adapter(model, train / "adapter")
     encoder = Encoder(load_tokenizer(base.folder), read_contract(train))
-    return HfEngine(model, encoder, name, batch_size=batch_size)
+    adapter = subject != "adapter_off"
+    return HfEngine(model, encoder, name, adapter=adapter, batch_size=batch_size)
 
 
 def open_merged(config: Config, merge: Path, name: str, batch_size: int) -> Engine:

@@ -1,8 +1,9 @@
 """The systems that can be asked, by name: what each consists of, and how it is opened.
 
-`hf:base`, `hf:adapter`, `hf:full`, `hf:merged`, `llama_cpp:QUANT`, `openai:URL`,
-`openai:URL#MODEL`, `ollama:MODEL`. What a name stands for is looked up in the run's published
-stages; opening is a plain function call with plain arguments, so that another process can do it.
+`hf:base`, `hf:adapter`, `hf:adapter_off`, `hf:full`, `hf:merged`, `llama_cpp:QUANT`,
+`openai:URL`, `openai:URL#MODEL`, `ollama:MODEL`. What a name stands for is looked up in the run's
+published stages; opening is a plain function call with plain arguments, so that another process
+can do it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,14 @@ from vlmpipe.evaluation.records import EngineType, MergeState, Sampling, System
 from vlmpipe.evaluation.report.stages import PublishedStage, published_stages
 
 KINDS: tuple[EngineType, ...] = ("hf", "llama_cpp", "openai", "ollama")
-HF_SUBJECTS = ("base", "adapter", "full", "merged")
+HF_SUBJECTS = ("base", "adapter", "adapter_off", "full", "merged")
+ADAPTER_OFF = "adapter_off"
+STATES: Mapping[str, MergeState] = {
+    "base": "base",
+    "adapter": "adapter",
+    ADAPTER_OFF: "base",
+    "full": "full",
+}
 WEIGHTS = (".safetensors", ".gguf")
 
 
@@ -148,11 +156,9 @@ class Systems:
         """The base, or what was trained on it, held as in training."""
         setup, train = self._stage("setup"), self._stage("train")
         trained = "adapter" if self._has_adapter() else "full"
-        if subject not in ("base", trained):
+        if subject not in ("base", trained, *([ADAPTER_OFF] if trained == "adapter" else [])):
             raise ConfigError(f"this run trained {trained!r}: ask hf:{trained}")
-        state: MergeState = "base"
-        if subject != "base":
-            state = "adapter" if subject == "adapter" else "full"
+        state = STATES[subject]
         qlora = self._config.train.method == "qlora"
         open_ = partial(
             opening.open_trained,
@@ -181,7 +187,7 @@ class Systems:
             stated = str((setup.read_json("model.json") or {}).get("digest", ""))
             found = _weights(setup, "model/") or {"base": stated}
         if subject != "base":
-            found |= _weights(train, "adapter/" if subject == "adapter" else "model/")
+            found |= _weights(train, "model/" if subject == "full" else "adapter/")
         return found
 
     def _llama_cpp(self, name: str, quant: str) -> SystemOrder:

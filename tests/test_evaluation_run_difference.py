@@ -224,6 +224,20 @@ def test_command_prints_every_part(pair, capsys):
         assert text in shown
 
 
+def test_command_says_when_the_samples_differ_and_when_nothing_does(tmp_path, capsys):
+    first = run_of(tmp_path / "first", lines(COLOURS))
+    second = run_of(tmp_path / "second", lines(COLOURS, asked=samples(5)))
+    assert app.run(["compare", str(first), str(second)]) == 0
+    shown = capsys.readouterr().out
+    assert "validate's means are over different samples" in shown
+    assert "the sets differ: 5 samples in both, 3 only in the first" in shown
+    assert app.run(["compare", str(first), str(first)]) == 0
+    shown = capsys.readouterr().out
+    assert "settings: the same" in shown
+    assert "metrics are equal on every sample" in shown
+    assert "sets differ" not in shown
+
+
 def test_command_gives_one_json_object_and_its_errors_too(pair, capsys):
     outputs = str(pair[0].parent)
     assert app.run(["compare", "first", "second", "--outputs-dir", outputs, "--json"]) == 0

@@ -73,6 +73,15 @@ def test_means_have_intervals_and_base_is_paired_with_tuned():
     assert "perplexity" not in {name.split("/")[1] for name in found.paired}
 
 
+@pytest.mark.parametrize("count,doubt", [(5, "too few samples"), (6, "")])
+def test_a_difference_on_few_samples_is_not_called_sure(count, doubt):
+    held = {f"#0000{n:02x}": name for n, name in enumerate("abcdefgh"[:count])}
+    assessment = Assessment.of(compared(held, {"train": [], "heldout": samples_of(held)}))
+    line = summary_of(assessment, judge(assessment, ValidateConfig()))[0]
+    assert "base 0.000, tuned 1.000" in line
+    assert (doubt in line) if doubt else line.endswith("difference +1.000, p = 0.031")
+
+
 def test_speed_counts_tokens_after_the_first_only():
     metrics = figures_of(
         compared({"": "orange"}, {"train": samples_of(SEEN), "heldout": []})

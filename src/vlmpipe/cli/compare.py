@@ -67,8 +67,10 @@ def _print(found: RunDifference, console: Console, *, every: bool) -> None:
     _changes(console, "libraries, device, commit", found.surroundings)
     for stage in found.metrics:
         _metrics(console, stage, every=every)
+    if any(each.source == "validate" and each.sets_differ for each in found.answers.answers):
+        _line(console, "validate's means are over different samples; pairs are over the same ones:")
     for answers in found.answers.answers:
-        _answers(console, answers)
+        _answers(console, answers, every=every)
     for note in found.answers.notes:
         _line(console, note)
     if found.answers.answers:
@@ -79,9 +81,10 @@ def _changes(console: Console, title: str, changes: Sequence[Change]) -> None:
     if not changes:
         _line(console, f"{title}: the same")
         return
-    table = _table(title, ("", "first", "second"))
+    table = _table(title, ("", "first", "second", "stages"))
     for change in changes:
-        table.add_row(escape(change.name), _shown(change.first), _shown(change.second))
+        values = _shown(change.first), _shown(change.second)
+        table.add_row(escape(change.name), *values, ", ".join(change.stages))
     console.print(table)
 
 
@@ -120,18 +123,30 @@ def _metrics(console: Console, stage: StageMetrics, *, every: bool) -> None:
         _line(console, f"  and {equal} that are equal (--all shows them)")
 
 
-def _answers(console: Console, answers: AnswersDifference) -> None:
+def _answers(console: Console, answers: AnswersDifference, *, every: bool) -> None:
     title = f"{answers.source}, {answers.engine}, {answers.split}"
     _line(
         console,
         f"{title}: {answers.sentence}; {answers.same_answers} answered word for word the same",
     )
-    if not answers.metrics:
-        return
-    table = _table("", ("metric", "samples", "Δ", "95 %", "p"))
-    for name, paired in answers.metrics.items():
-        table.add_row(escape(name), *_paired(paired))
-    console.print(table)
+    shown = {
+        name: paired for name, paired in answers.metrics.items() if every or not _equal(paired)
+    }
+    if shown:
+        table = _table("", ("metric", "samples", "Δ", "95 %", "p"))
+        for name, paired in shown.items():
+            table.add_row(escape(name), *_paired(paired))
+        console.print(table)
+    equal = len(answers.metrics) - len(shown)
+    if equal:
+        _line(console, f"  {equal} metrics are equal on every sample (--all shows them)")
+
+
+def _equal(paired: Paired) -> bool:
+    """Whether no sample differs."""
+    interval = paired.interval
+    spread = 0.0 if interval is None else max(abs(interval.low), abs(interval.high))
+    return paired.difference == 0 and spread == 0
 
 
 def _paired(paired: Paired) -> Iterable[str]:
@@ -153,7 +168,7 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 
 def _shown(value: Any) -> str:
-    text = str(value)
+    text = "null" if value is None else str(value)
     cut = text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
     return escape(cut)
 

@@ -13,6 +13,10 @@ from vlmpipe.evaluation.forgetting import Forgetting
 from vlmpipe.evaluation.phases import PhaseTable
 from vlmpipe.evaluation.rules import RuleVerdict, place_of, spread
 
+FEWEST = 6
+"""Pairs below which no difference can be told from chance at 5 %: of five, all better, one lot in
+sixteen comes out as far."""
+
 
 @dataclass(frozen=True)
 class Assessment:
@@ -121,8 +125,10 @@ def _primary_line(assessment: Assessment, split: str) -> str | None:
     change = assessment.figures.paired.get(f"{split}/{name}")
     if change is None or change.p_value is None:
         return line
-    apart = "" if change.significant else ", not told apart from chance"
-    return f"{line}; difference {change.difference:+.3f}, p = {change.p_value:.2g}{apart}"
+    few = "too few samples to tell it from chance"
+    apart = few if change.samples < FEWEST else "not told apart from chance"
+    doubt = "" if change.significant else f", {apart}"
+    return f"{line}; difference {change.difference:+.3f}, p = {change.p_value:.2g}{doubt}"
 
 
 def _phase_lines(table: PhaseTable) -> Iterator[str]:

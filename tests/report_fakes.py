@@ -25,6 +25,7 @@ TABLE = (
     '<tr><td>Sex</td><td colspan="2">not reported</td></tr>'
     "<tr><td>Female</td><td>0.426</td><td>0.152–1.190</td></tr></tbody></table>"
 )
+BELOW = "heldout/teds/tuned is 0.74, below its threshold 0.9 (validate.thresholds)"
 NUMBERS = {"check": 0, "setup": 1, "train": 2, "validate": 3, "merge": 4, "convert": 5, "deploy": 6}
 
 
@@ -211,7 +212,7 @@ def publish_whole_run(run: Path) -> Path:
         judgement=JUDGEMENT,
         passed=False,
         mode="report",
-        reasons=["heldout/teds/tuned is 0.74, below its threshold 0.9 (validate.thresholds)"],
+        reasons=[BELOW],
     )
     gates = {"validate": {"passed": False, "mode": "report", "allowed_by": "validate.gate=report"}}
     publish(run, "merge", gates=gates, passed=True, summary=["196 tensors changed of 196 adapted"])
@@ -436,8 +437,8 @@ def estimate(value: float, n: int = 12) -> dict[str, Any]:
 
 JUDGEMENT: dict[str, Any] = {
     "verdicts": [
-        {"name": "over_fit", "passed": True, "sentence": "a gap of 0.1 [0.02, 0.18], 0.5 allowed"},
-        {"name": "thresholds", "passed": False, "sentence": "heldout/teds/tuned is 0.74"},
+        {"name": "overfit", "passed": True, "sentence": "a gap of 0.1 [0.02, 0.18], 0.5 allowed"},
+        {"name": "thresholds", "passed": False, "sentence": BELOW},
         {"name": "forgetting", "passed": None, "sentence": "no general probe was asked"},
     ],
     "intervals": {"heldout/teds/base": [0.05, 0.11], "heldout/teds/tuned": [0.65, 0.82]},
@@ -478,12 +479,18 @@ JUDGEMENT: dict[str, Any] = {
             },
         ],
     },
-    "forgetting": {
+    "general": {
         "samples": 12,
         "guessing": 8.3,
         "kinds": [
-            {"name": "arithmetic", "samples": 6, "base": 1.2, "tuned": 1.9, "known": True},
-            {"name": "poetry", "samples": 6, "base": 8.1, "tuned": 8.0, "known": False},
+            {
+                "name": "arithmetic",
+                "samples": 6,
+                "base_loss": 1.2,
+                "tuned_loss": 1.9,
+                "known": True,
+            },
+            {"name": "poetry", "samples": 6, "base_loss": 8.1, "tuned_loss": 8.0, "known": False},
         ],
         "loss_change": 0.7,
         "interval": [0.5, 0.9],
@@ -528,3 +535,53 @@ REVIEWED: dict[str, Any] = {
     },
     "sheet1.key.json": {"sheet": "sheet1", "items": []},
 }
+
+
+def publish_hostile(run: Path, texts: Sequence[str]) -> None:
+    """A run in which every place that takes a text from elsewhere has one of these."""
+    first = texts[0]
+    kinds = [{"name": text, "samples": 1, "base_loss": 1.0, "tuned_loss": 2.0} for text in texts]
+    rows = [{"name": text, "last_step": 1, "loss": 1.0} for text in texts]
+    publish(run, "setup", files={"model.json": json.dumps({"id": first, "revision": texts[1]})})
+    publish(
+        run,
+        "deploy",
+        files={"deploy.json": json.dumps({"model_id": first})},
+        facts={"libraries": {"fastapi": first}},
+        inputs={"setup": {"version": first, "files": {first: first}}},
+    )
+    publish_validate(
+        run,
+        [
+            prediction("table-7", "heldout", "base", texts[0]),
+            prediction("table-7", "heldout", "tuned", texts[1], prompt=texts[2]),
+            prediction("table-1", "train", "tuned", texts[2], reference=TABLE),
+        ],
+        judgement={
+            "verdicts": [{"name": text, "passed": False, "sentence": text} for text in texts],
+            "phases": {"split": first, "primary_metric": first, "rows": rows},
+            "general": {"kinds": kinds},
+        },
+        passed=False,
+        reasons=texts,
+    )
+    for text in texts:
+        name = f"openai:{text}"
+        failed = {"status": "failed", "error": text, "engine_version": text}
+        publish_records(
+            run,
+            [
+                record(name, text, text, prompt=text, reference=text, split=text),
+                record(name, "f", "", digests={text: text}, **failed),
+            ],
+        )
+    (run / "judge").mkdir()
+    pair = JUDGED["hf-adapter_vs_hf-base.json"]
+    judged = pair | {
+        "engines": list(texts[:2]),
+        "wins": dict.fromkeys(texts, 1),
+        "judge": {"model": first},
+        "stopped": first,
+    }
+    (run / "judge" / "a.json").write_text(json.dumps(judged))
+    (run / "predictions" / "broken.jsonl").write_text(json.dumps({"engine": first}) + "\n")

@@ -16,6 +16,7 @@ from report_fakes import (
     CONVERTED,
     prediction,
     publish,
+    publish_hostile,
     publish_validate,
     publish_whole_run,
     rung,
@@ -118,6 +119,18 @@ def test_script_carrying_answers_are_inert(run, text):
     assert html.escape(text).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in page.source
 
 
+@pytest.mark.parametrize("turn", range(len(HOSTILE)))
+def test_texts_from_elsewhere_are_inert_wherever_they_stand(run, turn):
+    publish_hostile(run, [*HOSTILE[turn:], *HOSTILE[:turn]])
+    page = Page(write_report(run))
+    assert page.tags().isdisjoint({"script", "iframe", "object", "embed", "a", "form", "input"})
+    assert not any(name.startswith("on") for _, found in page.elements for name in found)
+    assert all(found["src"].startswith("data:") for tag, found in page.elements if tag == "img")
+    for section in ("Verdicts", "Lineage", "Engines side by side", "Judged answers", "Forgetting"):
+        assert section in page.text
+    assert page.text.count("window.hacked = 1") > 20
+
+
 def test_differences_from_the_reference_are_marked(run):
     publish_validate(run)
     source = write_report(run).read_text()
@@ -203,6 +216,7 @@ def test_serve_command_keeps_configuration_and_settings_only():
         (0.12345, "0.123"),
         (0.0, "0"),
         (1e-5, "1e-05"),
+        (-0.12345, "−0.123"),
         (41.27, "41.3"),
         (12345.6, "12\u202f346"),
         (float("nan"), "nan"),

@@ -6,10 +6,8 @@ import pytest
 
 from browser import CHROMIUM, opened_browser
 from report_fakes import (
-    TABLE,
-    prediction,
+    publish_hostile,
     publish_records,
-    publish_validate,
     publish_whole_run,
     record,
     whole_evaluation,
@@ -60,21 +58,8 @@ def test_the_page_is_whole_and_readable(browser, whole_page, width, scheme):
     assert seen.sections >= 11
 
 
-def test_nothing_that_an_answer_carries_runs(browser, run):
-    rows = [
-        prediction("table-7", "heldout", "base", HOSTILE[0]),
-        prediction("table-7", "heldout", "tuned", HOSTILE[1], prompt=HOSTILE[2]),
-        prediction("table-1", "train", "tuned", HOSTILE[2], reference=TABLE),
-    ]
-    publish_validate(run, rows, passed=False, reasons=HOSTILE)
-    for text in HOSTILE:
-        publish_records(
-            run,
-            [
-                record(f"openai:{text}", text, text, prompt=text, reference=text, split=text),
-                record(f"openai:{text}", "f", "", status="failed", error=text, engine_version=text),
-            ],
-        )
+def test_nothing_that_a_text_from_elsewhere_carries_runs(browser, run):
+    publish_hostile(run, HOSTILE)
     seen = browser.look(write_report(run), 1280)
     assert not seen.hacked
     assert seen.console == seen.requests == []

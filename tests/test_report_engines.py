@@ -190,6 +190,17 @@ def test_what_evaluate_worked_out_is_taken_where_it_is_of_these_samples(run, who
     assert (row_of(table, "request, median, seconds").cells[0].value == 7.0) is whole
 
 
+@pytest.mark.parametrize(("engine", "shown"), [("hf:adapter", 321.0), ("openai:http://h", None)])
+def test_memory_is_that_of_the_process_that_holds_the_model(run, engine, shown):
+    publish_records(run, [record(engine, "s0", "a"), record("hf:base", "s0", "a")])
+    summary = json.dumps({"passes": {"heldout": {"peak_memory_mib": 321.0}}})
+    for path in list((run / "predictions").glob("*.jsonl")):
+        path.with_suffix(".summary.json").write_text(summary)
+    table = table_of(run)
+    column = table.engines.index(engine)
+    assert row_of(table, "peak memory, MiB").cells[column].value == shown
+
+
 def test_a_damaged_file_of_records_is_named_and_the_others_are_shown(run):
     publish_records(run, pairs([0.5] * 2))
     (run / "predictions" / "broken.jsonl").write_text('{"no": "record"}\n')

@@ -101,9 +101,16 @@ def test_samples_beyond_those_laid_aside_have_their_picture_from_the_data(run):
     publish_data(run, ["a", "b", "c"])
     publish_records(run, [record("hf:adapter", name, TABLE, 0.5) for name in "abx"])
     page = Page(write_report(run))
+    assert "not kept with the run" not in page.text
     pictures = [found for tag, found in page.elements if tag == "img"]
     assert [found["alt"][-1] for found in pictures] == ["a", "b"]
     assert all(found["src"].startswith("data:image/") for found in pictures)
+
+
+def test_pictures_that_the_run_does_not_hold_are_said_to_be_elsewhere(run):
+    publish(run, "check")
+    publish_records(run, [record("hf:adapter", "a", TABLE, split="scans.jsonl")])
+    assert "Their pictures are not kept with the run." in Page(write_report(run)).text
 
 
 def test_equal_answers_are_shown_once_with_everyone_who_gave_them(run):
@@ -183,7 +190,7 @@ def test_a_run_of_ten_thousand_samples_has_a_small_page(run):
         )
     path = write_report(run)
     assert path.stat().st_size < 1_000_000
-    assert "the same 10000 samples for every engine" in Page(path).text
+    assert "the same 10 000 samples for every engine" in Page(path).text
 
 
 def test_a_gallery_of_results_without_pictures_is_text(run):

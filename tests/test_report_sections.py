@@ -29,13 +29,18 @@ def test_verdicts_are_told_one_by_one_failed_ones_first(run):
     rows = verdict_rows(JUDGEMENT)
     assert [(row.name, row.word) for row in rows] == [
         ("thresholds", "failed"),
-        ("over fit", "held"),
+        ("over-fit", "held"),
         ("forgetting", "not judged"),
     ]
     publish_validate(run, judgement=JUDGEMENT)
     text = Page(write_report(run)).text
     assert "failed thresholds heldout/teds/tuned is 0.74" in text
     assert "not judged forgetting no general probe was asked" in text
+
+
+def test_a_rule_is_not_named_twice():
+    (row,) = verdict_rows({"verdicts": [{"name": "overfit", "sentence": "over-fit: by 0.3"}]})
+    assert (row.name, row.sentence, row.word) == ("over-fit", "by 0.3", "not judged")
 
 
 def test_older_results_have_no_verdicts_to_tell(run):
@@ -64,7 +69,7 @@ def test_forgetting_is_told_by_kind(run):
     publish_validate(run, judgement=JUDGEMENT)
     text = Page(write_report(run)).text
     assert "arithmetic 6 1.200 1.900" in text
-    assert "poetry the base does not know it either" in text
+    assert "poetry nothing that the base knows 6 8.100 8" in text
     assert "Change over what the base knows: +0.700 nats a token [0.500, 0.900], p 0.03." in text
 
 
@@ -203,3 +208,4 @@ def test_intervals_are_read_in_either_form(given, found):
 
 def test_intervals_stand_in_brackets():
     assert between((-0.0312, 0.9)) == "[−0.031, 0.900]"
+    assert between((0.5, 0.5)) == ""

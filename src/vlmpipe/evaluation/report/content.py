@@ -14,6 +14,7 @@ from vlmpipe.evaluation.report.budget import drawings, pictures
 from vlmpipe.evaluation.report.engines import contracts_differ, identities, side_by_side
 from vlmpipe.evaluation.report.figures import (
     CONDITIONS,
+    bounds_of,
     metric_tables,
     reliance_rows,
     spaced,
@@ -23,6 +24,7 @@ from vlmpipe.evaluation.report.gallery import galleries
 from vlmpipe.evaluation.report.learning import forgetting_table, phase_table
 from vlmpipe.evaluation.report.lineage import lineage_of
 from vlmpipe.evaluation.report.loss_curve import loss_curves
+from vlmpipe.evaluation.report.numbers import between, figure
 from vlmpipe.evaluation.report.opinions import opinions_of
 from vlmpipe.evaluation.report.parity import parity_of
 from vlmpipe.evaluation.report.pictures import Pictures
@@ -90,8 +92,10 @@ def _tiles(stages: Stages, results: Mapping[str, Any]) -> list[Tile]:
     for split, where in (("heldout", "held-out"), ("train", "training probes")):
         tuned = metrics.get(f"{split}/{name}/tuned")
         if tuned is not None:
-            base = metrics.get(f"{split}/{name}/base", 0.0)
-            tiles.append(Tile(f"{title_of(name)}, {where}", tuned, f"base {base:.3f}"))
+            base = figure(metrics.get(f"{split}/{name}/base"))
+            bounds = bounds_of((results.get("intervals") or {}).get(f"{split}/{name}/tuned"))
+            sure = f"{between(bounds)}, " if bounds and between(bounds) else ""
+            tiles.append(Tile(f"{title_of(name)}, {where}", tuned, f"{sure}base {base}"))
     gain = metrics.get("reliance/image_gain/tuned")
     if gain is not None:
         tiles.append(Tile("image gain", gain, "nats a token, true against another's image"))

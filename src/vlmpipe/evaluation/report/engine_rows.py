@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vlmpipe.evaluation.report.engines import Column
 
 FORCED = ("loss", "perplexity", "token_accuracy")
+SERVERS = ("openai", "ollama")
 MOST_PAIRED = 2000
 """Samples beyond which the primary metric alone is tested: a test of 10,000 takes seconds."""
 
@@ -154,15 +155,21 @@ def _speed(
     columns: Sequence[Column], summaries: Sequence[Mapping[str, Any]], split: str
 ) -> list[EngineRow]:
     latency = [summary.get("latency_s") for summary in summaries]
-    passes = [column.file.noted(split) for column in columns]
     rows = [
         ("request, median, seconds", [_number(own, "median") for own in latency]),
         ("request, 95th percentile, seconds", [_number(own, "p95") for own in latency]),
         ("first token, median, seconds", [_number(own, "first_token") for own in latency]),
         ("tokens a second", [_number(own, "tokens_per_second") for own in summaries]),
-        ("peak memory, MiB", [_number(own, "peak_memory_mib") for own in passes]),
+        ("peak memory, MiB", [_memory(column, split) for column in columns]),
     ]
     return [EngineRow(title, [EngineCell(value) for value in values]) for title, values in rows]
+
+
+def _memory(column: Column, split: str) -> float | None:
+    """Of the process that asked: where the model is in another, that says nothing."""
+    if column.file.system.engine_type in SERVERS:
+        return None
+    return _number(column.file.noted(split), "peak_memory_mib")
 
 
 def _counts(columns: Sequence[Column]) -> list[EngineRow]:

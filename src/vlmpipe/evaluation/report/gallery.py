@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from vlmpipe.evaluation.answers import IMAGE_PLACE
 from vlmpipe.evaluation.records import PREDICTIONS_FOLDER
 from vlmpipe.evaluation.report.budget import Budget
 from vlmpipe.evaluation.report.choice import (
@@ -79,6 +80,12 @@ class Gallery:
     engine: str
     of: int
     samples: Sequence[ShownSample]
+
+    @property
+    def pictures_elsewhere(self) -> bool:
+        """Whether the samples have pictures that the run does not hold."""
+        asked = any(IMAGE_PLACE in sample.prompt for sample in self.samples)
+        return asked and not any(sample.pictures for sample in self.samples)
 
 
 def galleries(

@@ -51,7 +51,9 @@ class ForgettingTable:
     """Losses on what was not trained, before and after."""
 
     kinds: Sequence[Mapping[str, Any]]
-    """Each with `name`, `samples`, `base`, `tuned` (nats a token), and `known` of the base."""
+    """Each with `name`, `samples`, `base_loss`, `tuned_loss` (nats a token), and `known` of the
+    base.
+    """
 
     samples: int
     guessing: float | None
@@ -80,7 +82,7 @@ def phase_table(results: Mapping[str, Any]) -> PhaseTable | None:
 
 def forgetting_table(results: Mapping[str, Any]) -> ForgettingTable | None:
     """None where validate asked no general probe."""
-    found = results.get("forgetting")
+    found = results.get("general")
     kinds = found.get("kinds") if isinstance(found, dict) else None
     if not isinstance(found, dict) or not isinstance(kinds, list) or not kinds:
         return None

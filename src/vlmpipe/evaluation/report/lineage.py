@@ -28,6 +28,16 @@ LIBRARIES = {
 """What had its hand in the artifact, by the stage that made it."""
 
 
+MAKERS = {
+    "setup": prepared,
+    "train": trained,
+    "merge": merged,
+    "convert": converted,
+    "deploy": served,
+}
+"""Stages that make something, with what lists it; the others only judge."""
+
+
 @dataclass(frozen=True)
 class Step:
     """What one stage made: a column of the drawing."""
@@ -41,15 +51,8 @@ class Step:
 
 def lineage_of(stages: Stages) -> list[Step]:
     """From base model and data to the service, as far as the run has come."""
-    makers = {
-        "setup": prepared,
-        "train": trained,
-        "merge": merged,
-        "convert": converted,
-        "deploy": served,
-    }
     steps = []
-    for name, maker in makers.items():
+    for name, maker in MAKERS.items():
         artifacts = maker(stages[name], stages) if name in stages else []
         if artifacts:
             steps.append(_step(stages[name], artifacts, stages))
@@ -71,7 +74,7 @@ def _step(stage: PublishedStage, artifacts: Sequence[Artifact], stages: Stages) 
 def _faults(stage: PublishedStage, stages: Stages) -> Iterator[str]:
     """Files that the stage took and that are others now."""
     for name, taken in stage.manifest.inputs.items():
-        if name not in stages:
+        if name not in stages or name not in MAKERS:
             continue
         if taken.get("version") != stages[name].version:
             yield f"made from {name} {taken.get('version')}, latest is {stages[name].version}"

@@ -8,17 +8,21 @@ from typing import Any
 
 def figure(value: Any, digits: int = 3) -> str:
     """A number for people: `digits` decimals, large ones grouped, a dash where there is none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not is_number(value):
         return "–"
     if not math.isfinite(value):
         return str(value)
-    if abs(value) >= 1000:
+    return f"\u2212{_plain(-value, digits)}" if value < 0 else _plain(value, digits)
+
+
+def _plain(value: float, digits: int) -> str:
+    if value >= 1000:
         return f"{value:,.0f}".replace(",", "\u202f")
     if float(value).is_integer():
         return f"{value:.0f}"
-    if abs(value) >= 10:
+    if value >= 10:
         return f"{value:.1f}"
-    small = abs(value) < 10**-digits
+    small = value < 10**-digits
     return f"{value:.2g}" if small else f"{value:.{digits}f}"
 
 
@@ -73,11 +77,15 @@ def readable_size(count: Any) -> str:
 
 
 def between(interval: Any, digits: int = 3) -> str:
-    """`[0.921, 0.985]`, of a pair or of something with `low` and `high`."""
+    """`[0.921, 0.985]`, of a pair or of something with `low` and `high`; empty for a single
+    point, which resampling gives where it knows nothing else.
+    """
     low, high = (
         (interval.low, interval.high) if hasattr(interval, "low") else (interval[0], interval[1])
     )
-    return f"[{_minus(figure(low, digits))}, {_minus(figure(high, digits))}]"
+    if low == high:
+        return ""
+    return f"[{figure(low, digits)}, {figure(high, digits)}]"
 
 
 def signed(value: Any, digits: int = 3) -> str:
@@ -99,7 +107,3 @@ def chance(p_value: Any) -> str:
 def is_number(value: Any) -> bool:
     """Whether it is one; `True` is none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "\u2212", 1) if text.startswith("-") else text

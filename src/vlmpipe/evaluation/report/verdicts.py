@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+NAMES = {"overfit": "over-fit", "numbers": "numbers are numbers"}
+"""Of rules whose key is not what people say."""
+
 
 @dataclass(frozen=True)
 class VerdictRow:
@@ -32,9 +35,10 @@ def verdict_rows(results: Mapping[str, Any]) -> list[VerdictRow]:
 
 
 def _row(verdict: Mapping[str, Any]) -> VerdictRow:
-    passed = verdict.get("passed")
+    passed, name = verdict.get("passed"), str(verdict.get("name", ""))
+    title = NAMES.get(name, name.replace("_", " "))
     return VerdictRow(
-        name=str(verdict.get("name", "")).replace("_", " "),
+        name=title,
         passed=passed if isinstance(passed, bool) else None,
-        sentence=str(verdict.get("sentence", "")),
+        sentence=str(verdict.get("sentence", "")).removeprefix(f"{title}: "),
     )

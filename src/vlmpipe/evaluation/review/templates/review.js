@@ -157,7 +157,7 @@
 
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-    if (event.target.closest("input, dialog") || byId("keys").open) return;
+    if (event.target.closest("input") || byId("keys").open) return;
     const act = keys[event.key.toLowerCase()];
     if (!act) return;
     event.preventDefault();

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from vlmpipe.config import parse_config
 from vlmpipe.config.judge import JudgeConfig
 from vlmpipe.engines.hf import HfEngine
 from vlmpipe.errors import ArtifactError, ConfigError
+from vlmpipe.evaluation.identity import identities
 from vlmpipe.evaluation.judged import refuse_unusable
 from vlmpipe.evaluation.memory import peak_memory_mib, reset_peak_memory
 from vlmpipe.evaluation.records import read_records
@@ -203,6 +205,37 @@ def test_the_first_training_samples_are_the_probes(tmp_path):
     prepare_data(config, tmp_path / "data", reporter=SilentReporter())
     splits = asked_samples(config, tmp_path / "data")
     assert {name: len(samples) for name, samples in splits.items()} == {"train": 4, "heldout": 2}
+
+
+def test_records_name_the_weights_of_the_versions_that_were_compared(tmp_path):
+    """Not those of the latest ones: `--use` may have chosen others."""
+    from report_fakes import publish
+
+    contract = contract_of(family_of(model_folder("random-qwen2_5_vl"))).model_dump_json()
+    for version in ("v001", "v002"):
+        weights = {"adapter/adapter_model.safetensors": version}
+        publish(
+            tmp_path,
+            "train",
+            files={**weights, "preprocess_contract.json": contract},
+            version=version,
+        )
+    base = {"model.json": '{"id": "embedded:x"}', "model/model.safetensors": "base"}
+    publish(tmp_path, "setup", files=base)
+    upstream = {
+        "setup": tmp_path / "1_setup" / "v001",
+        "train": tmp_path / "2_train" / "v001",
+    }
+    engines = {"base": ColourEngine("hf:base", {}), "tuned": ColourEngine("hf:adapter", {})}
+    found = identities(parse_config({}), upstream, engines)
+    adapter = found["tuned"].digests["adapter/adapter_model.safetensors"]
+    assert adapter == sha256(b"v001").hexdigest()
+    assert "adapter/adapter_model.safetensors" not in found["base"].digests
+    assert (found["base"].model_name, found["base"].lora_enabled) == ("embedded:x", False)
+    assert (found["tuned"].merge_state, found["tuned"].engine_version) == (
+        "adapter",
+        "colours 1.0",
+    )
 
 
 def test_peak_memory_is_measured_from_the_reset_on():

@@ -71,7 +71,7 @@ def build() -> Path:
     """
     folder = environment_folder()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
+    with FileLock(folder.parent / f".{folder.name}.lock"):
         found = interpreter()
         if found is not None:
             return found

@@ -393,15 +393,19 @@ def publish_records(run: Path, records: Iterable[Record]) -> None:
             stream.write(each.as_line())
 
 
-def publish_data(run: Path, ids: Sequence[str], size: tuple[int, int] = (420, 160)) -> Path:
-    """Stage 1 with held-out samples of these ids, a picture each."""
+def publish_data(
+    run: Path, ids: Sequence[str], size: tuple[int, int] = (420, 160), pictures: int = 1
+) -> Path:
+    """Stage 1 with held-out samples of these ids."""
     noise = Image.effect_noise(size, 90).convert("RGB")
     rows = [
         to_row(
             Sample(
                 id=each,
                 messages=(
-                    Message("user", (noise, "Convert the table in the image to HTML.")),
+                    Message(
+                        "user", (*[noise] * pictures, "Convert the table in the image to HTML.")
+                    ),
                     Message("assistant", (TABLE,)),
                 ),
                 task="table",

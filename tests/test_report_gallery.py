@@ -170,8 +170,8 @@ def test_drawings_beyond_the_budget_are_shown_as_text(run, monkeypatch):
 @pytest.mark.slow
 def test_a_page_of_many_large_answers_and_pictures_stays_below_ten_megabytes(run):
     names = [f"s{place}" for place in range(12)]
-    publish_data(run, names, size=(1600, 1600))
-    cells = "".join(f"<td>&amp;{place}&lt;</td>" for place in range(2_000))
+    publish_data(run, names, size=(1600, 1600), pictures=3)
+    cells = "".join(f"<td>&amp;{place}&lt;</td>" for place in range(2_600))
     answer = f"<table><tr>{cells}</tr></table>"
     for place, name in enumerate(names):
         for number in range(12):

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from model_folders import contract_of
 from report_fakes import JUDGEMENT, publish, publish_validate, publish_whole_run, whole_evaluation
 from test_report import Page
 from vlmpipe.evaluation.report import write_report
@@ -14,6 +15,7 @@ from vlmpipe.evaluation.report.lineage import lineage_of
 from vlmpipe.evaluation.report.numbers import between, chance, signed
 from vlmpipe.evaluation.report.stages import published_stages
 from vlmpipe.evaluation.report.verdicts import verdict_rows
+from vlmpipe.models.families import FAMILIES
 
 
 @pytest.fixture
@@ -157,6 +159,15 @@ def test_lineage_goes_from_base_and_data_to_the_service(run):
     text = Page(write_report(run)).text
     assert "Each stage took the very files" in text
     assert "3.0 G parameters" in text
+
+
+def test_the_contract_is_named_as_records_name_it(run):
+    contract = contract_of(FAMILIES["qwen2_5_vl"])
+    publish(run, "train", files={"preprocess_contract.json": contract.model_dump_json()})
+    (step,) = lineage(run)
+    assert [(card.title, card.digest) for card in step.artifacts] == [
+        ("preprocess contract", contract.digest[:12])
+    ]
 
 
 def test_a_file_that_is_not_the_one_taken_is_named(run):

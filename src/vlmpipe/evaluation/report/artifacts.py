@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from vlmpipe.encoding.contract import read_contract
+from vlmpipe.errors import ArtifactError
 from vlmpipe.evaluation.report.stages import PublishedStage
 
 Stages = Mapping[str, PublishedStage]
@@ -73,7 +76,7 @@ def trained(train: PublishedStage, stages: Stages) -> list[Artifact]:
                 adapter or _first_digest(train, "model/", ".safetensors"),
             )
         )
-    contract = _digest(train, "preprocess_contract.json")
+    contract = _contract(train.folder)
     if contract:
         found.append(Artifact("preprocess contract", "images and text", [], digest=contract))
     return found
@@ -128,7 +131,7 @@ def served(deploy: PublishedStage, stages: Stages) -> list[Artifact]:
     if not name:
         return []
     facts = [f"context {service['n_ctx']} tokens"] if "n_ctx" in service else []
-    contract = _short(_file_digest(service, "preprocess_contract.json"))
+    contract = _contract(deploy.folder / "bundle")
     facts += [f"contract {contract}"] if contract else []
     weights = served_digest(deploy)
     size = _size(deploy, "bundle/") or None
@@ -144,6 +147,14 @@ def served_digest(deploy: PublishedStage) -> str:
 def _file_digest(service: Mapping[str, Any], name: Any) -> str:
     record = (service.get("files") or {}).get(name)
     return str(record.get("sha256", "")) if isinstance(record, dict) else ""
+
+
+def _contract(folder: Path) -> str:
+    """The digest that records and GGUF files name a contract by; empty where there is none."""
+    try:
+        return _short(read_contract(folder).digest)
+    except ArtifactError:
+        return ""
 
 
 def _has(info: Mapping[str, Any]) -> bool:

@@ -140,6 +140,11 @@ def test_the_stand_in_for_large_tables_is_never_less(
     assert aligned_distance(a, b) >= exact - 1e-9
 
 
+def test_the_stand_in_compares_cells_outside_of_rows() -> None:
+    tables = [Node("table", children=(Node("td", content=(text,)),)) for text in "ab"]
+    assert aligned_distance(*tables) == edit_distance(*tables) == 1.0
+
+
 def test_costs_of_all_pairs_are_those_of_each_pair() -> None:
     nodes = [
         Node(tag, colspan, rowspan, content)

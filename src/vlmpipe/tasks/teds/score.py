@@ -12,7 +12,7 @@ from vlmpipe.tasks.html_tables import Node, TableError, parse_table
 from vlmpipe.tasks.teds.aligned import aligned_distance
 
 MAX_EXACT_WORK = 40_000_000
-"""Values that the exact distance may compute (two tables of about 2,000 cells; some 2 s). Beyond it
+"""Values that the exact distance may compute (two tables of some 1,800 cells; a second). Beyond it
 `aligned_distance` stands in for the exact distance: never less, so it never flatters."""
 
 

@@ -71,10 +71,11 @@ def test_one_engine_or_pointwise_gives_scores(tmp_path, capsys, more):
     assert found[0]["judged"] == 3
 
 
-def test_a_judge_that_never_answers_is_a_fault(tmp_path, capsys):
+@pytest.mark.parametrize("engines", [ENGINES[0], BOTH])
+def test_a_judge_that_never_answers_is_a_fault(tmp_path, capsys, engines):
     words, data = judged_run(tmp_path)
     with judge_server(lambda body, before: error(401, "bad key")) as server:
-        assert vlmpipe(judging(words, data, server, engines=ENGINES[0])) == 6
+        assert vlmpipe(judging(words, data, server, engines=engines)) == 6
     assert "bad key" in capsys.readouterr().err
 
 

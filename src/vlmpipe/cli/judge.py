@@ -153,13 +153,16 @@ def _progress(reporter: RichReporter, cases: CaseSource, label: str) -> Callable
 
 
 def _refuse_silence(summaries: Sequence[JudgeSummary]) -> None:
-    """A judge that said nothing at all is a fault, not a result."""
+    """A judge that was asked and said nothing at all is a fault, not a result."""
+    from vlmpipe.evaluation.judging import PairSummary
+
     for each in summaries:
-        if each.judged or not each.cases:
+        unasked = each.identical if isinstance(each, PairSummary) else 0
+        if each.judged > unasked or each.cases == unasked:
             continue
         raise ToolError(
             f"the judge {each.judge.model} at {each.judge.base_url} gave no verdict on any of"
-            f" {each.cases} samples",
+            f" {each.cases - unasked} samples",
             "look whether it is there, and its name: validate.judge.base_url, validate.judge.model",
             "a key that it needs: validate.judge.api_key_env=NAME",
             problems=[f"{text} ({count} times)" for text, count in each.faults.items()][:5],

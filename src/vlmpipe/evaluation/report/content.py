@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from vlmpipe.evaluation.report.budget import drawings, pictures
 from vlmpipe.evaluation.report.engines import contracts_differ, identities, side_by_side
 from vlmpipe.evaluation.report.figures import (
     CONDITIONS,
-    bounds_of,
     metric_tables,
     reliance_rows,
     spaced,
@@ -24,7 +22,6 @@ from vlmpipe.evaluation.report.gallery import galleries
 from vlmpipe.evaluation.report.learning import forgetting_table, phase_table
 from vlmpipe.evaluation.report.lineage import lineage_of
 from vlmpipe.evaluation.report.loss_curve import loss_curves
-from vlmpipe.evaluation.report.numbers import between, figure
 from vlmpipe.evaluation.report.opinions import opinions_of
 from vlmpipe.evaluation.report.parity import parity_of
 from vlmpipe.evaluation.report.pictures import Pictures
@@ -37,20 +34,12 @@ from vlmpipe.evaluation.report.stages import (
     stage_rows,
 )
 from vlmpipe.evaluation.report.survey import survey_of
+from vlmpipe.evaluation.report.tiles import tiles_of
 from vlmpipe.evaluation.report.verdicts import verdict_rows
 from vlmpipe.evaluation.results import RESULTS_NAME
 from vlmpipe.tasks.metric_names import title_of
 
 Stages = Mapping[str, PublishedStage]
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A figure to see first."""
-
-    label: str
-    value: float
-    detail: str = ""
 
 
 def gather(run_folder: Path, cached: frozenset[str]) -> dict[str, Any]:
@@ -65,7 +54,7 @@ def gather(run_folder: Path, cached: frozenset[str]) -> dict[str, Any]:
         "gates": gates,
         "failed_gates": [gate for gate in gates if not gate.passed],
         "verdicts": verdict_rows(results),
-        "tiles": _tiles(stages, results),
+        "tiles": tiles_of(stages, results),
         "lineage": lineage_of(stages),
         "training": _training(stages, results),
         "validation": _validation(stages, results),
@@ -83,36 +72,6 @@ def gather(run_folder: Path, cached: frozenset[str]) -> dict[str, Any]:
         "settings": _settings(stages),
         "origin": _origin(stages),
     }
-
-
-def _tiles(stages: Stages, results: Mapping[str, Any]) -> list[Tile]:
-    metrics = stages["validate"].manifest.metrics if "validate" in stages else {}
-    name = str(results.get("primary_metric", ""))
-    tiles = []
-    for split, where in (("heldout", "held-out"), ("train", "training probes")):
-        tuned = metrics.get(f"{split}/{name}/tuned")
-        if tuned is not None:
-            base = figure(metrics.get(f"{split}/{name}/base"))
-            bounds = bounds_of((results.get("intervals") or {}).get(f"{split}/{name}/tuned"))
-            sure = f"{between(bounds)}, " if bounds and between(bounds) else ""
-            tiles.append(Tile(f"{title_of(name)}, {where}", tuned, f"{sure}base {base}"))
-    gain = metrics.get("reliance/image_gain/tuned")
-    if gain is not None:
-        tiles.append(Tile("image gain", gain, "nats a token, true against another's image"))
-    speed = metrics.get("speed/tokens_per_second/tuned")
-    if speed is not None:
-        tiles.append(Tile("tokens a second", speed, "tuned, before conversion"))
-    return [*tiles, *_parity_tile(stages)]
-
-
-def _parity_tile(stages: Stages) -> list[Tile]:
-    """How far the recommended file lies from the adapter."""
-    quant = _json_object(stages, "convert", "artifacts.json").get("recommended")
-    rows = _json_object(stages, "convert", "quant_table.json").get("rows", [])
-    found = [row.get("kld_adapter") for row in rows if row.get("quant") == quant]
-    if not found or not isinstance(found[0], (int, float)):
-        return []
-    return [Tile("KL divergence, nats a token", found[0], f"{quant} from the adapter as trained")]
 
 
 def _engines(run_folder: Path) -> dict[str, Any] | None:

@@ -20,34 +20,17 @@ from vlmpipe.evaluation.report.choice import (
     score_of,
 )
 from vlmpipe.evaluation.report.figures import SPLITS
-from vlmpipe.evaluation.report.rendering import Rendering, rendering_of
+from vlmpipe.evaluation.report.shown import ShownText, shown_text
 from vlmpipe.evaluation.report.stages import PublishedStage, rows_of
 from vlmpipe.evaluation.results import PREDICTIONS_NAME
 from vlmpipe.tasks.metric_names import title_of
 
-SHOWN_CHARACTERS = 4000
 SHOWN_PROMPT = 2000
 MOST_ANSWERS = 8
 """Different answers to one sample."""
 
 Rows = Iterable[Mapping[str, Any]]
 Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class ShownText:
-    """A text that nobody vouches for: as it is, and as its task renders it."""
-
-    title: str
-    text: str
-    hidden: int
-    """Characters left out."""
-
-    rendering: Rendering
-    score: float | None = None
-    cut: bool = False
-    fault: str = ""
-    """Why there is no answer, or no measure of it."""
 
 
 @dataclass(frozen=True)
@@ -181,33 +164,6 @@ def _answer(
         cut=bool(row.get("cut")),
         fault=_fault(row),
         drawings=drawings,
-    )
-
-
-def shown_text(
-    title: str,
-    text: str,
-    task: str,
-    reference: str | None = None,
-    *,
-    score: float | None = None,
-    cut: bool = False,
-    fault: str = "",
-    drawings: Budget,
-) -> ShownText:
-    """A text to be shown: rendered, departures from a reference marked, length bounded."""
-    shown = text[:SHOWN_CHARACTERS]
-    rendering = rendering_of(task, text, reference)
-    if rendering.drawn is not None and not drawings.take(len(rendering.drawn)):
-        rendering = Rendering(readable=rendering.readable)
-    return ShownText(
-        title=title,
-        text=shown,
-        hidden=len(text) - len(shown),
-        rendering=rendering,
-        score=score,
-        cut=cut,
-        fault=fault,
     )
 
 

@@ -62,8 +62,8 @@ class Task(Protocol):
         """
 
     def measure(self, prediction: str, reference: str) -> Mapping[str, float]:
-        """Metrics of one answer, each 0 to 1 with larger better unless its name is an error rate
-        (`cer`).
+        """Metrics of one answer, each 0 to 1 with larger better unless its name stands in
+        `metric_names.SMALLER_IS_BETTER`; one that could not be measured is left out.
         """
 
 

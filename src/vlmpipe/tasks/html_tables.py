@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from vlmpipe.tasks.text_metrics import composed
 
 if TYPE_CHECKING:
     from lxml.html import HtmlElement
@@ -135,4 +136,4 @@ def _inner_tokens(element: HtmlElement, depth: int) -> list[str]:
 
 
 def _composed(text: str | None) -> str:
-    return unicodedata.normalize("NFC", text or "")
+    return composed(text or "")

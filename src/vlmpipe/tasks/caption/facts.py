@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
+
+from vlmpipe.tasks.text_metrics import composed
 
 MAX_CHARACTERS = 20_000
 """Of a longer text only so much is looked at."""
@@ -80,7 +81,7 @@ def facts_in(text: str) -> Counter[Hashable]:
     (`circle "A"`, `the largest is "south"`) and to one that leads to it.
     """
     # Single spaces: what is looked for between tokens is found in linear time.
-    whole = " ".join(unicodedata.normalize("NFC", text[:MAX_CHARACTERS]).split())
+    whole = " ".join(composed(text[:MAX_CHARACTERS]).split())
     tokens = list(_tokens(whole))
     facts: Counter[Hashable] = Counter(dict.fromkeys(_kinds(tokens), 1))
     facts.update(("label", each.meaning) for each in tokens if each.kind == "label")
@@ -137,4 +138,4 @@ def _relation(left: _Token, right: _Token, between: str) -> Hashable:
 
 
 def _words(text: str) -> Counter[Hashable]:
-    return Counter(unicodedata.normalize("NFC", text[:MAX_CHARACTERS]).lower().split())
+    return Counter(composed(text[:MAX_CHARACTERS]).lower().split())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 
 from vlmpipe.tasks.chart.model import AxisChart, Chart, ChartError, Flowchart, PieChart
 from vlmpipe.tasks.chart.parser import parse_chart
+from vlmpipe.tasks.text_metrics import composed
 
 TOLERANCE = 0.01
 """Relative: what the eye can read off an axis. Printed numbers have to be exact."""
@@ -149,4 +149,4 @@ def _close(value: float, true: float, tolerance: float) -> bool:
 
 
 def _same(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    return " ".join(composed(text).split())

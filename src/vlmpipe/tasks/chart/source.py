@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass
+
+from vlmpipe.tasks.text_metrics import composed
 
 FRONT_MATTER = re.compile(r"\s*---[ \t]*\n(.*?\n)?[ \t]*---[ \t]*(?:\n|$)", re.DOTALL)
 FRONT_TITLE = re.compile(r"^title:[ \t]*(\S.*)$", re.MULTILINE)
@@ -27,7 +28,7 @@ class Source:
 
 def source_of(text: str) -> Source:
     """The lines of a Mermaid text that draw something, in canonical composition (NFC)."""
-    body = unicodedata.normalize("NFC", unfenced(text))
+    body = composed(unfenced(text))
     front = FRONT_MATTER.match(body)
     title = FRONT_TITLE.search(front[1] or "") if front else None
     body = _without_directives(body[front.end() :] if front else body)

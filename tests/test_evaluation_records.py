@@ -99,3 +99,9 @@ def test_names_of_files_are_plain_and_apart():
     assert names[:2] == ["hf-a.jsonl", "llama_cpp-q4_k_m.jsonl"]
     assert len(set(names)) == len(names)
     assert all("/" not in name and ":" not in name for name in names)
+
+
+def test_a_long_address_makes_no_long_name():
+    names = {file_name(f"openai:http://host/{'a' * 500}{end}/v1") for end in ("b", "c")}
+    assert len(names) == 2
+    assert all(len(name) < 150 for name in names)

@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vlmpipe.errors import ArtifactError
 
 SCHEMA_VERSION = 1
+MAX_NAME = 100
+"""Characters of an engine's name in its file's: file systems take 255 bytes."""
+
 PREDICTIONS_FOLDER = "predictions"
 """Under a run, beside its stages."""
 
@@ -141,7 +144,7 @@ def file_name(engine: str) -> str:
     """`hf-adapter.jsonl` for `hf:adapter`; for names with other characters a short digest keeps two
     apart.
     """
-    plain = re.sub(r"[^\w.]+", "-", engine)
+    plain = re.sub(r"[^\w.]+", "-", engine)[:MAX_NAME]
     if engine.replace(":", "-", 1) != plain:
         plain += "-" + hashlib.sha256(engine.encode()).hexdigest()[:6]
     return f"{plain}.jsonl"

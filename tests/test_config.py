@@ -274,6 +274,15 @@ def test_show_can_be_told_which_sections(capsys: pytest.CaptureFixture[str]) -> 
     assert "no section or key is named lora" in capsys.readouterr().err
 
 
+def test_show_tells_lists_of_sections_from_optional_ones(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["config", "show", "data.sources", "validate.judge"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "data.sources[].path" in lines
+    assert "validate.judge.base_url" in lines
+
+
 def test_show_as_json_can_be_given_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["config", "show", "--json", "train.lora.r=9"]) == 0
     again = write(tmp_path, "again.yaml", capsys.readouterr().out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
@@ -99,7 +99,14 @@ def _rows(section: BaseModel, prefix: str = "") -> Iterator[Row]:
         yield Row(key, shown, field.description or "")
         element = section_of(field.annotation)
         if element:
-            yield from _element_rows(element, f"{key}[].")
+            place = f"{key}[]." if _is_list(field.annotation) else f"{key}."
+            yield from _element_rows(element, place)
+
+
+def _is_list(annotation: Any) -> bool:
+    """Whether values are lists; an optional section is one section."""
+    inner = (annotation, *get_args(annotation))
+    return any(get_origin(each) in (list, tuple) for each in inner)
 
 
 def _element_rows(element: type[BaseModel], prefix: str) -> Iterator[Row]:

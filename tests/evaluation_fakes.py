@@ -9,8 +9,8 @@ from PIL import Image
 
 from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.engines.base import Completion, EngineType, Score
-from vlmpipe.evaluation.comparison import Comparison, compare
 from vlmpipe.evaluation.records import Sampling, System
+from vlmpipe.evaluation.validation.comparison import Comparison, compare
 
 KNOWN_LOSS, UNKNOWN_LOSS = 0.25, 2.25
 """Nats a token where the engine would give the reference, and where it would not."""

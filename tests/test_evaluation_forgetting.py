@@ -15,9 +15,9 @@ from vlmpipe.config.validate import ValidateConfig
 from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.engines.base import Score
 from vlmpipe.errors import BadSamplesError, ConfigError
-from vlmpipe.evaluation import rules
-from vlmpipe.evaluation.forgetting import Forgetting, measure_forgetting
-from vlmpipe.evaluation.general_probe import (
+from vlmpipe.evaluation.validation import rules
+from vlmpipe.evaluation.validation.forgetting import Forgetting, measure_forgetting
+from vlmpipe.evaluation.validation.general_probe import (
     READING,
     REQUEST,
     general_probe,
@@ -25,7 +25,7 @@ from vlmpipe.evaluation.general_probe import (
     reading_sample,
     request_sample,
 )
-from vlmpipe.evaluation.rules import RuleVerdict
+from vlmpipe.evaluation.validation.rules import RuleVerdict
 from vlmpipe.stages.s3_validate import VALIDATE
 
 VOCABULARY = 1000

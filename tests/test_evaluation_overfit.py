@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation_fakes import colour_sample, compared
-from vlmpipe.evaluation.overfit import difference_interval, overfit_gap
+from vlmpipe.evaluation.validation.overfit import difference_interval, overfit_gap
 
 values = st.lists(st.floats(0, 1), min_size=2, max_size=12)
 

@@ -9,10 +9,10 @@ import pytest
 
 from evaluation_fakes import KNOWN_LOSS, UNKNOWN_LOSS, ColourEngine, colour_sample, compared
 from vlmpipe.config.validate import ValidateConfig
-from vlmpipe.evaluation import rules
 from vlmpipe.evaluation.answers import measured_here
-from vlmpipe.evaluation.phases import PhaseTable, compare_phases
-from vlmpipe.evaluation.verdicts import Assessment, judge, summary_of
+from vlmpipe.evaluation.validation import rules
+from vlmpipe.evaluation.validation.phases import PhaseTable, compare_phases
+from vlmpipe.evaluation.validation.verdicts import Assessment, judge, summary_of
 from vlmpipe.training.phase_adapters import PhaseAdapter
 
 COLOURS = {f"#0000{n:02x}": name for n, name in enumerate("abcdefgh")}

@@ -9,10 +9,10 @@ import pytest
 import evaluation_fakes
 from evaluation_fakes import ColourEngine, colour_sample, systems_of, text_sample
 from vlmpipe.config.validate import ValidateConfig
-from vlmpipe.evaluation.comparison import Comparison, compare
-from vlmpipe.evaluation.figures import figures_of, paired_json
-from vlmpipe.evaluation.rules import RuleVerdict
-from vlmpipe.evaluation.verdicts import Assessment, Judgement, judge, summary_of
+from vlmpipe.evaluation.validation.comparison import Comparison, compare
+from vlmpipe.evaluation.validation.figures import figures_of, paired_json
+from vlmpipe.evaluation.validation.rules import RuleVerdict
+from vlmpipe.evaluation.validation.verdicts import Assessment, Judgement, judge, summary_of
 
 SEEN = {"#ff0000": "red", "#00ff00": "green"}
 HELD = {"#0000ff": "blue", "#000000": "black"}

@@ -9,11 +9,11 @@ import pytest
 from model_folders import contract_of
 from report_fakes import JUDGEMENT, publish, publish_validate, publish_whole_run, whole_evaluation
 from test_report import Page
+from vlmpipe.evaluation.published import published_stages
 from vlmpipe.evaluation.report import write_report
 from vlmpipe.evaluation.report.figures import bounds_of
 from vlmpipe.evaluation.report.lineage import lineage_of
 from vlmpipe.evaluation.report.numbers import between, chance, signed
-from vlmpipe.evaluation.report.stages import published_stages
 from vlmpipe.evaluation.report.verdicts import verdict_rows
 from vlmpipe.models.families import FAMILIES
 

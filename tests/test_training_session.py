@@ -19,7 +19,7 @@ from training_runs import base_of, run_training, samples_for, tiny_config
 from vlmpipe.encoding.contract import read_contract
 from vlmpipe.encoding.encoder import Encoder
 from vlmpipe.errors import StageError
-from vlmpipe.evaluation.subjects import open_subjects
+from vlmpipe.evaluation.validation.subjects import open_subjects
 from vlmpipe.models.families import FAMILIES, family_of
 from vlmpipe.models.loading import load_model, load_tokenizer
 from vlmpipe.pipeline.events import SilentReporter

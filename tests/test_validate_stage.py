@@ -17,12 +17,12 @@ from vlmpipe.config import parse_config
 from vlmpipe.config.judge import JudgeConfig
 from vlmpipe.engines.hf import HfEngine
 from vlmpipe.errors import ArtifactError, ConfigError
-from vlmpipe.evaluation.identity import identities
-from vlmpipe.evaluation.judged import refuse_unusable
 from vlmpipe.evaluation.memory import peak_memory_mib, reset_peak_memory
 from vlmpipe.evaluation.records import read_records
 from vlmpipe.evaluation.report import write_report
-from vlmpipe.evaluation.subjects import Subjects, open_subjects
+from vlmpipe.evaluation.validation.identity import identities
+from vlmpipe.evaluation.validation.judged import refuse_unusable
+from vlmpipe.evaluation.validation.subjects import Subjects, open_subjects
 from vlmpipe.models.base import BaseModelFolder
 from vlmpipe.models.families import family_of
 from vlmpipe.pipeline import StageContext
@@ -143,7 +143,7 @@ def test_numbers_that_are_none_stay_out_of_the_files(tmp_path, monkeypatch):
 
 
 def test_pictures_for_the_report_are_small_and_named(tmp_path):
-    from vlmpipe.evaluation.results import PICTURE_SIDE
+    from vlmpipe.evaluation.validation.results import PICTURE_SIDE
 
     wide = colour_sample("wide", "#123456", "x")
     turn = wide.messages[0]

@@ -24,12 +24,11 @@ from vlmpipe.errors import ConfigError, InterruptError, StageError
 from vlmpipe.pipeline.lock import run_lock
 
 if TYPE_CHECKING:
-    from vlmpipe.evaluation.opening import Asking
     from vlmpipe.evaluation.side_by_side.every import Evaluation, Standing
     from vlmpipe.evaluation.side_by_side.run import Setting
     from vlmpipe.evaluation.statistics import Paired
     from vlmpipe.evaluation.summary import Figure
-    from vlmpipe.evaluation.systems import Systems
+    from vlmpipe.evaluation.systems import Asking, Systems
 
 ALL = "all"
 LEGEND = (
@@ -103,7 +102,7 @@ def evaluate(
 
     What was answered already is not asked again. Exit code 5: some samples or engines failed.
     """
-    from vlmpipe.evaluation.opening import Asking
+    from vlmpipe.evaluation.systems import Asking
 
     loaded = load_config(config or (), overrides or ())
     if resize not in RESIZES:

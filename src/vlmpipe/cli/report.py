@@ -24,8 +24,8 @@ def report(
     as_json: options.AsJson = False,
 ) -> None:
     """Write report.html of a run from what lies there now, and say where it is."""
+    from vlmpipe.evaluation.published import published_stages
     from vlmpipe.evaluation.report import write_report
-    from vlmpipe.evaluation.report.stages import published_stages
 
     folder = run or _folder_of(config, overrides)
     if not published_stages(folder):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from vlmpipe.engines.base import EngineType
 from vlmpipe.errors import ArtifactError
 
 SCHEMA_VERSION = 1
@@ -22,7 +23,6 @@ MAX_NAME = 100
 PREDICTIONS_FOLDER = "predictions"
 """Under a run, beside its stages."""
 
-EngineType = Literal["hf", "llama_cpp", "openai", "ollama"]
 MergeState = Literal["base", "adapter", "merged", "full", "unknown"]
 
 

@@ -13,24 +13,24 @@ from vlmpipe.data.sources import referenced_files
 from vlmpipe.data.store import load_split
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.evaluation.answers import Measure, finite, measured_here
-from vlmpipe.evaluation.comparison import HELDOUT, TRAIN, Comparison, compare
-from vlmpipe.evaluation.forgetting import measure_forgetting
-from vlmpipe.evaluation.general_probe import general_config, general_probe
-from vlmpipe.evaluation.identity import identities
-from vlmpipe.evaluation.judged import (
+from vlmpipe.evaluation.judging import JudgeSummary
+from vlmpipe.evaluation.measuring import MetricPool
+from vlmpipe.evaluation.memory import peak_memory_mib, reset_peak_memory
+from vlmpipe.evaluation.records import System
+from vlmpipe.evaluation.validation.comparison import HELDOUT, TRAIN, Comparison, compare
+from vlmpipe.evaluation.validation.forgetting import measure_forgetting
+from vlmpipe.evaluation.validation.general_probe import general_config, general_probe
+from vlmpipe.evaluation.validation.identity import identities
+from vlmpipe.evaluation.validation.judged import (
     GivenSamples,
     ask_judge,
     judged_lines,
     refuse_unusable,
 )
-from vlmpipe.evaluation.judging import JudgeSummary
-from vlmpipe.evaluation.measuring import MetricPool
-from vlmpipe.evaluation.memory import peak_memory_mib, reset_peak_memory
-from vlmpipe.evaluation.phases import compare_phases
-from vlmpipe.evaluation.records import System
-from vlmpipe.evaluation.results import write_results
-from vlmpipe.evaluation.subjects import Subjects, open_subjects
-from vlmpipe.evaluation.verdicts import Assessment, judge, summary_of
+from vlmpipe.evaluation.validation.phases import compare_phases
+from vlmpipe.evaluation.validation.results import write_results
+from vlmpipe.evaluation.validation.subjects import Subjects, open_subjects
+from vlmpipe.evaluation.validation.verdicts import Assessment, judge, summary_of
 from vlmpipe.models.base import read_base
 from vlmpipe.pipeline import Outcome, Stage, StageContext, Verdict
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from vlmpipe.config import Config
 from vlmpipe.errors import ArtifactError, ConfigError
+from vlmpipe.evaluation.published import published_stages
 from vlmpipe.evaluation.records import PREDICTIONS_FOLDER, Record, file_name, read_records
-from vlmpipe.evaluation.report.stages import published_stages
 from vlmpipe.evaluation.sources import SampleSource, inputs_digest, open_source
 from vlmpipe.tasks import task_of
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from vlmpipe.encoding.contract import read_contract
 from vlmpipe.errors import ArtifactError
-from vlmpipe.evaluation.report.stages import PublishedStage
+from vlmpipe.evaluation.published import PublishedStage
 
 Stages = Mapping[str, PublishedStage]
 SHORT = 12

@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from vlmpipe.evaluation.published import PublishedStage, published_stages
 from vlmpipe.evaluation.report.budget import drawings, pictures
 from vlmpipe.evaluation.report.engines import contracts_differ, identities, side_by_side
 from vlmpipe.evaluation.report.figures import (
@@ -27,16 +28,11 @@ from vlmpipe.evaluation.report.parity import parity_of
 from vlmpipe.evaluation.report.pictures import Pictures
 from vlmpipe.evaluation.report.quant_plot import quant_plot
 from vlmpipe.evaluation.report.serving import serving_commands
-from vlmpipe.evaluation.report.stages import (
-    PublishedStage,
-    gate_rows,
-    published_stages,
-    stage_rows,
-)
+from vlmpipe.evaluation.report.stages import gate_rows, stage_rows
 from vlmpipe.evaluation.report.survey import survey_of
 from vlmpipe.evaluation.report.tiles import tiles_of
 from vlmpipe.evaluation.report.verdicts import verdict_rows
-from vlmpipe.evaluation.results import RESULTS_NAME
+from vlmpipe.evaluation.validation.results import RESULTS_NAME
 from vlmpipe.tasks.metric_names import title_of
 
 Stages = Mapping[str, PublishedStage]

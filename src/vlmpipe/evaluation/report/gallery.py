@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmpipe.evaluation.answers import IMAGE_PLACE
+from vlmpipe.evaluation.published import PublishedStage, rows_of
 from vlmpipe.evaluation.records import PREDICTIONS_FOLDER
 from vlmpipe.evaluation.report.budget import Budget
 from vlmpipe.evaluation.report.choice import (
@@ -21,8 +22,7 @@ from vlmpipe.evaluation.report.choice import (
 )
 from vlmpipe.evaluation.report.figures import SPLITS
 from vlmpipe.evaluation.report.shown import ShownText, shown_text
-from vlmpipe.evaluation.report.stages import PublishedStage, rows_of
-from vlmpipe.evaluation.results import PREDICTIONS_NAME
+from vlmpipe.evaluation.validation.results import PREDICTIONS_NAME
 from vlmpipe.tasks.metric_names import title_of
 
 SHOWN_PROMPT = 2000

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from vlmpipe.evaluation.published import PublishedStage
 from vlmpipe.evaluation.report.artifacts import (
     Artifact,
     converted,
@@ -16,7 +17,6 @@ from vlmpipe.evaluation.report.artifacts import (
     served_digest,
     trained,
 )
-from vlmpipe.evaluation.report.stages import PublishedStage
 
 Stages = Mapping[str, PublishedStage]
 LIBRARIES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vlmpipe.evaluation.report.stages import PublishedStage
+from vlmpipe.evaluation.published import PublishedStage
 
 PARITY_NAME = "parity.json"
 ABOVE = ("deploy", "convert", "merge")

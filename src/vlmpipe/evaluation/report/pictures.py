@@ -7,8 +7,8 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vlmpipe.evaluation.published import PublishedStage
 from vlmpipe.evaluation.report.budget import Budget
-from vlmpipe.evaluation.report.stages import PublishedStage
 
 if TYPE_CHECKING:
     from PIL import Image

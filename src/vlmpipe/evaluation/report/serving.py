@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from vlmpipe.evaluation.report.stages import PublishedStage
+from vlmpipe.evaluation.published import PublishedStage
 from vlmpipe.serving.example import ANY_IMAGE, curl_example, example_of_run
 
 HOST, PORT = "127.0.0.1", "8000"

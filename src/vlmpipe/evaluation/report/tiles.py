@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vlmpipe.evaluation.published import PublishedStage
 from vlmpipe.evaluation.report.figures import bounds_of
 from vlmpipe.evaluation.report.numbers import between, figure
-from vlmpipe.evaluation.report.stages import PublishedStage
 from vlmpipe.tasks.metric_names import title_of
 
 Stages = Mapping[str, PublishedStage]

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vlmpipe.errors import VlmpipeError
-from vlmpipe.evaluation.figures import values_of
+from vlmpipe.evaluation.published import PublishedStage
 from vlmpipe.evaluation.records import PREDICTIONS_FOLDER, Record, read_records
-from vlmpipe.evaluation.report.stages import PublishedStage
-from vlmpipe.evaluation.results import PREDICTIONS_NAME
 from vlmpipe.evaluation.statistics import Paired, compare_paired
+from vlmpipe.evaluation.validation.figures import values_of
+from vlmpipe.evaluation.validation.results import PREDICTIONS_NAME
 
 VALIDATE, EVALUATE = "validate", "evaluate"
 TRAINED = ("hf:adapter", "hf:full")

@@ -7,7 +7,7 @@ from typing import Any
 
 from vlmpipe.data.store import Split, load_split
 from vlmpipe.errors import ArtifactError
-from vlmpipe.evaluation.report.stages import PublishedStage
+from vlmpipe.evaluation.published import PublishedStage
 from vlmpipe.evaluation.run_difference.values import ABSENT, Change
 
 SPLITS: tuple[Split, ...] = ("train", "heldout")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmpipe.errors import ConfigError
-from vlmpipe.evaluation.report.stages import PublishedStage, published_stages
+from vlmpipe.evaluation.published import PublishedStage, published_stages
 from vlmpipe.evaluation.run_difference.answers import EngineDifference, compare_answers
 from vlmpipe.evaluation.run_difference.data import DataDifference, compare_data
 from vlmpipe.evaluation.run_difference.values import (

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlmpipe.evaluation.report.stages import PublishedStage
+from vlmpipe.evaluation.published import PublishedStage
 
 Stages = Mapping[str, PublishedStage]
 ABSENT = "–"

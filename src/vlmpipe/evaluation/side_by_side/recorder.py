@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from vlmpipe.engines.base import Completion, Failure, Score
+from vlmpipe.evaluation.answers import writable
 from vlmpipe.evaluation.measuring import Measured, MetricPool
 from vlmpipe.evaluation.records import Record, System
 from vlmpipe.evaluation.side_by_side.child import Asked
@@ -71,22 +72,17 @@ class Recorder:
             "split": self._split,
             "inputs": asked.inputs,
             "task": asked.task,
-            "prompt": clean(asked.prompt),
-            "reference": clean(asked.reference),
+            "prompt": writable(asked.prompt),
+            "reference": writable(asked.reference),
         }
         if isinstance(completion, Failure):
-            return Record(**known, status="failed", error=clean(completion.message))
+            return Record(**known, status="failed", error=writable(completion.message))
         return Record(**known, status="answered", **_answered(completion), **_scored(score))
-
-
-def clean(text: str) -> str:
-    """Text that UTF-8 can hold: halves of characters become question marks."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _answered(completion: Completion) -> dict[str, Any]:
     return {
-        "prediction": clean(completion.text),
+        "prediction": writable(completion.text),
         "cut": completion.finish_reason == "length",
         "prompt_tokens": completion.prompt_tokens,
         "completion_tokens": completion.completion_tokens,

@@ -18,7 +18,7 @@ from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.encoding.encoder import Encoder
 from vlmpipe.engines.hf import HfEngine
 from vlmpipe.errors import StageError
-from vlmpipe.evaluation.subjects import with_adapter
+from vlmpipe.evaluation.validation.subjects import with_adapter
 from vlmpipe.models.adapter_base import AdapterBase, read_adapter_base
 from vlmpipe.models.base import BaseModelFolder
 from vlmpipe.models.families import stated_dtype

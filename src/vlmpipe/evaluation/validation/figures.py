@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vlmpipe.evaluation.comparison import BASE, TUNED, Comparison
 from vlmpipe.evaluation.records import Record
 from vlmpipe.evaluation.statistics import Interval, Paired, compare_paired, mean_interval
 from vlmpipe.evaluation.summary import collect
+from vlmpipe.evaluation.validation.comparison import BASE, TUNED, Comparison
 
 NEVER_PAIRED = frozenset({"perplexity"})
 """A function of the loss: its mean over samples would be another figure."""

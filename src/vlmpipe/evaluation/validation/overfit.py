@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vlmpipe.evaluation.comparison import HELDOUT, TRAIN, TUNED, Comparison
 from vlmpipe.evaluation.statistics import CONFIDENCE, RESAMPLES, ROWS_AT_ONCE, SEED, Interval
+from vlmpipe.evaluation.validation.comparison import HELDOUT, TRAIN, TUNED, Comparison
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.encoding.images import to_rgb
 from vlmpipe.evaluation.answers import finite
-from vlmpipe.evaluation.figures import interval_json, paired_json
 from vlmpipe.evaluation.judging import JudgeSummary
-from vlmpipe.evaluation.verdicts import Assessment, Judgement
+from vlmpipe.evaluation.validation.figures import interval_json, paired_json
+from vlmpipe.evaluation.validation.verdicts import Assessment, Judgement
 from vlmpipe.pipeline.files import write_json, write_text
 
 RESULTS_NAME = "results.json"

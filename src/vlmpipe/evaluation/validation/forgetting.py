@@ -15,10 +15,10 @@ from typing import Any
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.engines.base import Engine, Score
 from vlmpipe.evaluation.answers import token_mean
-from vlmpipe.evaluation.comparison import BASE, TUNED
-from vlmpipe.evaluation.figures import Figures, interval_json
 from vlmpipe.evaluation.progress import Progress, Steps, untold
 from vlmpipe.evaluation.statistics import Interval, Paired, compare_paired, ratio_interval
+from vlmpipe.evaluation.validation.comparison import BASE, TUNED
+from vlmpipe.evaluation.validation.figures import Figures, interval_json
 
 SPLIT = "general"
 KNOWN_SHARE = 0.5

@@ -8,8 +8,8 @@ from pathlib import Path
 from vlmpipe.config import Config
 from vlmpipe.engines.base import Engine
 from vlmpipe.errors import ArtifactError
+from vlmpipe.evaluation.published import PublishedStage
 from vlmpipe.evaluation.records import System
-from vlmpipe.evaluation.report.stages import PublishedStage
 from vlmpipe.evaluation.systems import Systems
 from vlmpipe.pipeline.manifest import read_manifest
 
@@ -22,9 +22,9 @@ def identities(
     Raises:
         ArtifactError: when a manifest is damaged or missing.
     """
-    systems = Systems(config, next(iter(upstream.values())).parents[1])
     # Not the latest ones: `--use` may have chosen others.
-    systems.stages = {name: _published(name, folder) for name, folder in upstream.items()}
+    stages = {name: _published(name, folder) for name, folder in upstream.items()}
+    systems = Systems(config, next(iter(upstream.values())).parents[1], stages=stages)
     return {
         model: systems.order(engine.name).identity(
             engine.version,

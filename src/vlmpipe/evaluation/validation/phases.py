@@ -16,10 +16,10 @@ from typing import Any
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.engines.base import Engine
 from vlmpipe.evaluation.answers import Measure, token_mean
-from vlmpipe.evaluation.comparison import BASE, HELDOUT, TRAIN, TUNED, Comparison
-from vlmpipe.evaluation.figures import Figures, interval_json
 from vlmpipe.evaluation.progress import Progress, Steps, untold
 from vlmpipe.evaluation.statistics import Paired, compare_paired
+from vlmpipe.evaluation.validation.comparison import BASE, HELDOUT, TRAIN, TUNED, Comparison
+from vlmpipe.evaluation.validation.figures import Figures, interval_json
 from vlmpipe.training.phase_adapters import PhaseAdapter
 
 After = Callable[[PhaseAdapter], AbstractContextManager[Engine]]

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vlmpipe.evaluation.comparison import HELDOUT, TRAIN, TUNED, Comparison
-from vlmpipe.evaluation.forgetting import Forgetting
-from vlmpipe.evaluation.overfit import Gap, overfit_gap
-from vlmpipe.evaluation.phases import PhaseTable
 from vlmpipe.evaluation.records import Record
 from vlmpipe.evaluation.statistics import Interval
+from vlmpipe.evaluation.validation.comparison import HELDOUT, TRAIN, TUNED, Comparison
+from vlmpipe.evaluation.validation.forgetting import Forgetting
+from vlmpipe.evaluation.validation.overfit import Gap, overfit_gap
+from vlmpipe.evaluation.validation.phases import PhaseTable
 from vlmpipe.tasks.metric_names import smaller_is_better
 
 RuleName = Literal["numbers", "thresholds", "overfit", "forgetting", "image_reliance", "phases"]

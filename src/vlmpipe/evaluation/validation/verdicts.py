@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vlmpipe.config.validate import ValidateConfig
-from vlmpipe.evaluation import rules
-from vlmpipe.evaluation.comparison import BASE, HELDOUT, TRAIN, TUNED, Comparison
-from vlmpipe.evaluation.figures import Figures, figures_of
-from vlmpipe.evaluation.forgetting import Forgetting
-from vlmpipe.evaluation.phases import PhaseTable
-from vlmpipe.evaluation.rules import RuleVerdict, place_of, spread
+from vlmpipe.evaluation.validation import rules
+from vlmpipe.evaluation.validation.comparison import BASE, HELDOUT, TRAIN, TUNED, Comparison
+from vlmpipe.evaluation.validation.figures import Figures, figures_of
+from vlmpipe.evaluation.validation.forgetting import Forgetting
+from vlmpipe.evaluation.validation.phases import PhaseTable
+from vlmpipe.evaluation.validation.rules import RuleVerdict, place_of, spread
 
 FEWEST = 6
 """Pairs below which no difference can be told from chance at 5 %: of five, all better, one lot in

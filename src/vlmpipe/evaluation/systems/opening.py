@@ -44,7 +44,7 @@ def open_trained(
     """
     from vlmpipe.encoding.encoder import Encoder
     from vlmpipe.engines.hf import HfEngine
-    from vlmpipe.evaluation.subjects import load_as_trained, with_adapter
+    from vlmpipe.evaluation.validation.subjects import load_as_trained, with_adapter
     from vlmpipe.models.base import read_base
     from vlmpipe.models.loading import load_tokenizer
 

@@ -14,7 +14,7 @@ from vlmpipe.encoding.encoder import Encoder
 from vlmpipe.engines.base import Engine
 from vlmpipe.engines.hf import HfEngine
 from vlmpipe.errors import ArtifactError
-from vlmpipe.evaluation.comparison import BASE, TUNED
+from vlmpipe.evaluation.validation.comparison import BASE, TUNED
 from vlmpipe.models.base import BaseModelFolder
 from vlmpipe.models.loading import load_model, load_tokenizer, resolve_dtype
 from vlmpipe.training.adapter import load_adapter_weights

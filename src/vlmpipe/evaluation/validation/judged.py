@@ -8,7 +8,6 @@ from pathlib import Path
 
 from vlmpipe.config.judge import JudgeConfig
 from vlmpipe.encoding.conversation import Sample
-from vlmpipe.evaluation.comparison import BASE, TUNED, Comparison
 from vlmpipe.evaluation.judging import (
     JudgeSummary,
     PairSummary,
@@ -22,6 +21,7 @@ from vlmpipe.evaluation.judging.endpoint import open_client
 from vlmpipe.evaluation.judging.rubrics import Rubrics
 from vlmpipe.evaluation.judging.writing import JUDGE_FOLDER
 from vlmpipe.evaluation.progress import Progress, untold
+from vlmpipe.evaluation.validation.comparison import BASE, TUNED, Comparison
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Validate as a stage: base against tuned, and what the figures are held against."""

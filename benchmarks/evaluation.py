@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import evaluation_run
 import evaluation_teds
 from evaluation_figures import markdown_table
 
@@ -29,6 +30,7 @@ LIBRARIES = ("vlmpipe", "table-recognition-metric", "apted", "rapidfuzz", "lxml"
 
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "teds": evaluation_teds.measure,
+    "run": evaluation_run.measure,
 }
 
 
@@ -84,6 +86,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", choices=PARTS, action="append", help="this part; may be repeated")
     parser.add_argument("--pairs", type=int, default=1000, help="tables compared by `teds`")
     parser.add_argument("--lots", type=int, default=10, help="in which `teds` takes turns")
+    parser.add_argument("--trained", type=Path, help="`run`: this finished run; unset: trains one")
+    parser.add_argument("--scratch", type=Path, help="`run`: where its folders go")
     parser.add_argument("--results", type=Path, default=RESULTS)
     return parser.parse_args()
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from evaluation_figures import figure
+
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "configs/tiny.yaml"
 ENGINE = "llama_cpp:q8_0"
@@ -23,6 +25,7 @@ SUMMARY = "llama_cpp-q8_0.summary.json"
 SAMPLES = (100, 1000)
 BUSY_GOAL = 0.95
 GROWTH_GOAL = 1.1
+TIMES = "x of 100 samples'"
 """Peak memory with ten times the samples, in peaks with the fewer."""
 
 EVALUATE = """
@@ -45,12 +48,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     few, many = (found[count] for count in SAMPLES)
     return {
         "figures": {
-            "engine busy": _figure(many["busy"], "share of the time", BUSY_GOAL, at_least=True),
-            "memory of the evaluation": _figure(
-                many["peak_mib"] / few["peak_mib"], "x of 100 samples'", GROWTH_GOAL
+            "engine busy": figure(many["busy"], "of the time", goal=BUSY_GOAL),
+            "memory of the evaluation": figure(
+                many["peak_mib"] / few["peak_mib"], TIMES, goal=GROWTH_GOAL, bound="at most"
             ),
-            "memory of the engine's process": _figure(
-                many["engine_mib"] / few["engine_mib"], "x of 100 samples'", GROWTH_GOAL
+            "memory of the engine's process": figure(
+                many["engine_mib"] / few["engine_mib"], TIMES, goal=GROWTH_GOAL, bound="at most"
             ),
         },
         "workload": {
@@ -64,11 +67,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "peak MiB of the engine": {count: round(found[count]["engine_mib"]) for count in found},
         },
     }
-
-
-def _figure(value: float, unit: str, goal: float, *, at_least: bool = False) -> dict[str, Any]:
-    met = value >= goal if at_least else value <= goal
-    return {"value": round(value, 3), "unit": unit, "goal": goal, "met": met, "spread": None}
 
 
 def _train(folder: Path) -> Path:

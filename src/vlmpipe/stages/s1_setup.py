@@ -11,6 +11,7 @@ from vlmpipe.data.sources import referenced_files, refuse_unreadable
 from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.encoding.encoder import Encoder
 from vlmpipe.engines.hf import HfEngine
+from vlmpipe.evaluation.validation.general_probe import refuse_missing_probe
 from vlmpipe.models.base import BaseModelFolder, model_files, resolve_base
 from vlmpipe.models.loading import load_model, load_tokenizer, resolve_dtype
 from vlmpipe.pipeline import Outcome, Stage, StageContext
@@ -24,7 +25,9 @@ TRIAL_PROMPT = "Say hello."
 def run(context: StageContext) -> Outcome:
     """Resolve the model, answer one prompt with it, prepare the data, fetch the sources."""
     config: Config = context.config
-    refuse_unreadable(config.data.sources)  # before a model is downloaded
+    # Before a model is downloaded, or trained for hours.
+    refuse_unreadable(config.data.sources)
+    refuse_missing_probe(config)
     base = resolve_base(config.model, context.folder)
     context.reporter.note(
         f"base model: {base.id} ({base.family.title}, {base.parameters:,} parameters,"

@@ -47,12 +47,7 @@ def general_probe(config: Config, trained: Collection[str], *, has_vision: bool)
         return []
     if asked.path is None:
         return general_samples(asked.samples, trained, has_vision=has_vision)
-    if not asked.path.is_file():
-        raise ConfigError(
-            f"validate.general.path {asked.path} is no file",
-            "give a JSONL file of messages: validate.general.path=FILE.jsonl",
-            "or take the shipped probe: validate.general.path=null",
-        )
+    refuse_missing_probe(config)
     samples = list(open_source(general_config(config), str(asked.path), None, asked.samples))
     if not has_vision and any(sample.images for sample in samples):
         raise ConfigError(
@@ -61,6 +56,17 @@ def general_probe(config: Config, trained: Collection[str], *, has_vision: bool)
             "or take the shipped ones: validate.general.path=null",
         )
     return samples
+
+
+def refuse_missing_probe(config: Config) -> None:
+    """Raise ConfigError where `validate.general.path` is no file: before a training, say."""
+    path = config.validation.general.path
+    if path is not None and not path.is_file():
+        raise ConfigError(
+            f"validate.general.path {path} is no file",
+            "give a JSONL file of messages: validate.general.path=FILE.jsonl",
+            "or take the shipped probe: validate.general.path=null",
+        )
 
 
 def general_config(config: Config) -> Config:

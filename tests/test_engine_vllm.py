@@ -6,11 +6,9 @@ that environment was not built; `make test-vllm` builds it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 
@@ -47,23 +45,11 @@ def served(
     vllm_python()
     folder = tmp_path_factory.mktemp(request.param)
     model = merged_folder(request.param, folder)
-    if request.param == "qwen3_vl":
-        state_interleaving(model)
     tokenizer = load_tokenizer(model)
     contract = with_rendered_ids(contract_of(request.param), tokenizer)
     reference = HfEngine(load_model(model), Encoder(tokenizer, contract), "hf:merged")
     with vllm_server(model, folder / "vllm.log") as url:
         yield Served(url, contract, reference)
-
-
-def state_interleaving(model: Path) -> None:
-    """As published checkpoints do: transformers always interleaves this family's M-RoPE, vLLM where
-    the configuration says so, and without it answers otherwise and says nothing.
-    """
-    path = model / "config.json"
-    config = json.loads(path.read_text())
-    config["text_config"]["rope_parameters"]["mrope_interleaved"] = True
-    path.write_text(json.dumps(config))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import serving_fakes as fakes
+import vlmpipe
 from serving_fakes import ScriptedBackend
 from vlmpipe.serving.app import create_app
 from vlmpipe.serving.wire import Event
@@ -285,7 +286,8 @@ def test_paths_that_are_not_promised_are_not_there(path: str, client: TestClient
 def test_health_tells_loading_from_ready_and_from_alive(
     client: TestClient, backend: ScriptedBackend
 ) -> None:
-    assert client.get("/health").json() == {"status": "ready", "model": MODEL}
+    ready = {"status": "ready", "model": MODEL, "version": vlmpipe.__version__}
+    assert client.get("/health").json() == ready
     backend.state = "loading"
     assert client.get("/health").status_code == 503
     assert client.get("/health/live").status_code == 200

@@ -128,6 +128,8 @@ class OpenAIServer:
                 return f"llama-server {self.get('/props')['build_info']}"
             if kind == "sglang":
                 return f"sglang {self.get('/get_server_info')['version']}"
+            if kind == "vlmpipe":
+                return f"vlmpipe {self.get('/health')['version']}"
         except ConfigError:
             raise
         except (VlmpipeError, KeyError):

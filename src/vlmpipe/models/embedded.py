@@ -56,7 +56,12 @@ _MROPE: dict[str, Any] = {"rope_parameters": {"rope_type": "default", "mrope_sec
 # Qwen3-VL interleaves its sections, [24, 20, 20] in the real ones. Where the first is not the
 # largest, llama.cpp leaves some frequencies without a position and departs from transformers.
 _INTERLEAVED: dict[str, Any] = {
-    "rope_parameters": {"rope_type": "default", "mrope_section": [12, 10, 10]}
+    "rope_parameters": {
+        "rope_type": "default",
+        "mrope_section": [12, 10, 10],
+        # As published checkpoints say; transformers interleaves without it, vLLM does not.
+        "mrope_interleaved": True,
+    }
 }
 _QWEN3: dict[str, Any] = {"head_dim": 64}
 

@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
+from vlmpipe import __version__
 from vlmpipe.serving.answers import chat_answer, completion, completion_chunks
 from vlmpipe.serving.backend import Backend
 from vlmpipe.serving.page import render_page
@@ -91,7 +92,7 @@ def _add_information(app: FastAPI, service: Service) -> None:
     @app.get("/health")
     async def health() -> Response:
         state = service.backend.state
-        content = {"status": state, "model": settings.model_id}
+        content = {"status": state, "model": settings.model_id, "version": __version__}
         return JSONResponse(content, 200 if state == "ready" else 503)
 
     @app.get("/health/live")

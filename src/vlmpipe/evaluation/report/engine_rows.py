@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from vlmpipe.evaluation.report.survey import EngineFile, SplitHeld
 from vlmpipe.evaluation.statistics import Interval, Paired, compare_paired
 from vlmpipe.evaluation.summary import Figure, Values
 from vlmpipe.tasks.metric_names import smaller_is_better, title_of
-
-if TYPE_CHECKING:
-    from vlmpipe.evaluation.report.engines import Column
 
 FORCED = ("loss", "perplexity", "token_accuracy")
 SERVERS = ("openai", "ollama")
 MOST_PAIRED = 2000
 """Samples beyond which the primary metric alone is tested: a test of 10,000 takes seconds."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One engine over the samples that all of them answered."""
+
+    file: EngineFile
+    held: SplitHeld
+    values: Values
+    """Of the common samples alone."""
+
+    whole: bool
+    """Whether the common samples are all that it answered."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlmpipe.evaluation.report.engine_rows import RowGroup, row_groups
+from vlmpipe.evaluation.report.engine_rows import Column, RowGroup, row_groups
 from vlmpipe.evaluation.report.figures import SPLITS
 from vlmpipe.evaluation.report.survey import EngineFile, Key, SplitHeld, Survey
 from vlmpipe.evaluation.summary import Values
@@ -14,19 +14,6 @@ from vlmpipe.tasks import task_of
 
 LEAST_SHARE = 0.5
 """Of the samples that others answered: an engine below it would leave too few in common."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """One engine over the samples that all of them answered."""
-
-    file: EngineFile
-    held: SplitHeld
-    values: Values
-    """Of the common samples alone."""
-
-    whole: bool
-    """Whether the common samples are all that it answered."""
 
 
 @dataclass(frozen=True)

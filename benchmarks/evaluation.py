@@ -39,7 +39,7 @@ def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
     started_at = os.getloadavg()
     measured = PARTS[name](options)
     return {
-        "command": " ".join(["python", "benchmarks/evaluation.py", *sys.argv[1:]]),
+        "command": " ".join(["python", "benchmarks/evaluation.py", *map(_shown, sys.argv[1:])]),
         "commit": _git_commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": {**_machine(), "load_average": [round(value, 1) for value in started_at]},
@@ -58,6 +58,11 @@ def markdown(results: dict[str, Any]) -> str:
         )
         sections.append(f"{heading}\n\n{markdown_table(part['figures'])}\n{workload}\n")
     return "\n".join(sections)
+
+
+def _shown(word: str) -> str:
+    """A word of the command; of an absolute path the last part, since others have other machines."""
+    return Path(word).name if Path(word).is_absolute() else word
 
 
 def _plain(value: Any) -> str:

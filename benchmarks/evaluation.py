@@ -61,7 +61,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def _shown(word: str) -> str:
-    """A word of the command; of an absolute path the last part, since others have other machines."""
+    """A word of the command; of an absolute path its last part: others have other machines."""
     return Path(word).name if Path(word).is_absolute() else word
 
 

@@ -61,6 +61,41 @@ def test_a_chart_of_another_kind_keeps_its_pairs_and_loses_its_type() -> None:
     assert scores["chart_f1"] == pytest.approx(2 * 4 / 10)
 
 
+TWO = 'xychart-beta\nx-axis ["a", "b"]\nbar [1, 2]\nline [3, 4]'
+
+
+@pytest.mark.parametrize(
+    ("series", "right", "kinds", "answered"),
+    [
+        ("line [3, 4]\nbar [1, 2]", 4, 2, 2),
+        ("bar [3, 4]\nline [1, 2]", 0, 2, 2),
+        ("bar [1, 4]\nline [3, 2]", 2, 2, 2),
+        ("bar [1, 2]\nbar [3, 4]", 2, 1, 2),
+        ("bar [1, 2]", 2, 1, 1),
+        ("line [1, 2]", 0, 1, 1),
+        ("bar [1, 2]\nline [3, 4]\nline [3, 4]", 4, 2, 3),
+    ],
+)
+def test_values_under_another_series_are_wrong_and_the_order_of_series_is_free(
+    series: str, right: int, kinds: int, answered: int
+) -> None:
+    answer = TWO.partition("bar")[0] + series
+    scores, back = measured(answer, TWO), measured(TWO, answer)
+    assert scores["pairs_f1"] == pytest.approx(2 * right / (2 * answered + 4))
+    # A kind for each series beside the pairs.
+    assert scores["chart_f1"] == pytest.approx(2 * (right + kinds) / (3 * answered + 6))
+    assert scores["chart_type"] == float({"bar", "line"} <= set(series.split()))
+    assert scores == pytest.approx(back)
+
+
+def test_series_of_one_kind_are_told_apart_by_their_order() -> None:
+    lines = TWO.replace("bar", "line")
+    assert measured(lines, lines)["chart_f1"] == 1.0
+    swapped = 'xychart-beta\nx-axis ["a", "b"]\nline [3, 4]\nline [1, 2]'
+    assert measured(swapped, lines)["pairs_f1"] == 0.0
+    assert measured(swapped, lines)["chart_type"] == 1.0
+
+
 @pytest.mark.parametrize(
     ("change", "nodes", "edges"),
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from vlmpipe.tasks.chart.model import AxisChart, Chart, ChartError, Flowchart, PieChart
 from vlmpipe.tasks.chart.parser import parse_chart
@@ -12,18 +12,22 @@ from vlmpipe.tasks.text_metrics import composed
 TOLERANCE = 0.01
 """Relative: what the eye can read off an axis. Printed numbers have to be exact."""
 
-Pairs = Mapping[str, list[float]]
-"""The values of each label, in ascending order."""
+Key = tuple[str, int, str]
+"""Kind of a series, its place among those of that kind, and a label."""
+
+Pairs = Mapping[Key, list[float]]
+"""The values of each key, in ascending order."""
 
 
 def chart_metrics(prediction: str, reference: str, *, printed: bool) -> dict[str, float]:
     """What a Mermaid answer got right, 0 to 1, one metric for each question:
 
     - `chart_f1`: over all facts, see `chart_f1`.
-    - `pairs_f1`: over the (label, value) pairs; for references with values only.
+    - `pairs_f1`: over the (label, value) pairs, those of several series kept apart; for references
+      with values only.
     - `nodes_f1`: over the texts of nodes; for flowcharts only.
     - `edges_f1`: over (text of a node, text of the next, label) of arrows; for flowcharts only.
-    - `chart_type`: the kind is the same.
+    - `chart_type`: the kinds of its series are the same, in whatever order they are written.
     - `well_formed`: the answer is a chart that this package reads.
 
     `printed` says whether the reference's values stand in the picture as numbers. All are 0.0 for
@@ -35,7 +39,7 @@ def chart_metrics(prediction: str, reference: str, *, printed: bool) -> dict[str
     return {
         "chart_f1": chart_f1(answer, truth, tolerance) if answer and truth else 0.0,
         **(_parts(answer, truth, tolerance) if truth else {}),
-        "chart_type": float(bool(answer and truth and answer.kind == truth.kind)),
+        "chart_type": float(bool(answer and truth and set(_kinds(answer)) == set(_kinds(truth)))),
         "well_formed": float(answer is not None),
     }
 
@@ -43,7 +47,7 @@ def chart_metrics(prediction: str, reference: str, *, printed: bool) -> dict[str
 def chart_f1(answer: Chart, truth: Chart, tolerance: float) -> float:
     """F1 over all facts: kind, titles, axes, (label, value) pairs, nodes and edges."""
     facts, true_facts = _facts(answer), _facts(truth)
-    pairs, true_pairs = _pairs(answer), _pairs(truth)
+    pairs, true_pairs = _both_pairs(answer, truth)
     right = (facts & true_facts).total() + _matches(pairs, true_pairs, tolerance)
     return _f1(right, facts.total() + _size(pairs), true_facts.total() + _size(true_pairs))
 
@@ -58,7 +62,7 @@ def _parts(answer: Chart | None, truth: Chart, tolerance: float) -> dict[str, fl
         }
     if answer is None or isinstance(answer, Flowchart):
         return {"pairs_f1": 0.0}
-    pairs, true_pairs = _pairs(answer), _pairs(truth)
+    pairs, true_pairs = _both_pairs(answer, truth)
     right = _matches(pairs, true_pairs, tolerance)
     return {"pairs_f1": _f1(right, _size(pairs), _size(true_pairs))}
 
@@ -83,7 +87,7 @@ def _parsed(text: str) -> Chart | None:
 
 def _facts(chart: Chart) -> Counter[Hashable]:
     """Everything that is right or wrong as a whole."""
-    facts: Counter[Hashable] = Counter([("kind", chart.kind)])
+    facts: Counter[Hashable] = Counter(("kind", kind) for kind in _kinds(chart))
     if isinstance(chart, Flowchart):
         nodes = [(node.shape, _same(node.text)) for node in chart.nodes]
         links = [edge.link for edge in chart.edges]
@@ -94,7 +98,6 @@ def _facts(chart: Chart) -> Counter[Hashable]:
         named += [("x-axis", chart.x_title), ("y-axis", chart.y_axis.title)]
         facts.update([chart.y_axis.bounds] if chart.y_axis.bounds else [])
         facts.update(["horizontal"] if chart.horizontal else [])
-        facts.update(("series", series.kind) for series in chart.more)
     return facts + Counter((name, _same(text)) for name, text in named if text)
 
 
@@ -107,16 +110,42 @@ def _arrows(chart: Flowchart) -> list[tuple[str, str, str]]:
     return [(texts[e.source], texts[e.target], _same(e.label)) for e in chart.edges]
 
 
-def _pairs(chart: Chart) -> Pairs:
-    pairs: defaultdict[str, list[float]] = defaultdict(list)
+def _kinds(chart: Chart) -> list[str]:
+    """Of each series; a pie and a flowchart have one."""
+    if isinstance(chart, AxisChart):
+        return [series.kind for series in chart.series]
+    return [chart.kind]
+
+
+def _both_pairs(answer: Chart, truth: Chart) -> tuple[Pairs, Pairs]:
+    """Where either has several series, a value under another series is another value. Between
+    two charts of one series each, only `chart_type` asks for the kind.
+    """
+    apart = max(len(_kinds(answer)), len(_kinds(truth))) > 1
+    return _pairs(answer, apart=apart), _pairs(truth, apart=apart)
+
+
+def _pairs(chart: Chart, *, apart: bool) -> Pairs:
+    pairs: defaultdict[Key, list[float]] = defaultdict(list)
+    met: Counter[str] = Counter()
+    for kind, points in _all_points(chart):
+        for label, value in points:
+            key = (kind, met[kind], _same(label)) if apart else ("", 0, _same(label))
+            pairs[key].append(value)
+        met[kind] += 1
+    return {key: sorted(values) for key, values in pairs.items()}
+
+
+def _all_points(chart: Chart) -> list[tuple[str, Sequence[tuple[str, float]]]]:
+    """Kind and (label, value) pairs of each series."""
     if isinstance(chart, PieChart):
-        for label, value in chart.slices:
-            pairs[_same(label)].append(value)
-    elif isinstance(chart, AxisChart):
-        for values in (chart.values, *(series.values for series in chart.more)):
-            for label, value in zip(chart.categories, values, strict=True):
-                pairs[_same(label)].append(value)
-    return {label: sorted(values) for label, values in pairs.items()}
+        return [(chart.kind, chart.slices)]
+    if isinstance(chart, Flowchart):
+        return []
+    return [
+        (series.kind, list(zip(chart.categories, series.values, strict=True)))
+        for series in chart.series
+    ]
 
 
 def _size(pairs: Pairs) -> int:
@@ -126,7 +155,7 @@ def _size(pairs: Pairs) -> int:
 def _matches(pairs: Pairs, truth: Pairs, tolerance: float) -> int:
     """The most pairs that can have a partner each."""
     return sum(
-        _near(values, truth[label], tolerance) for label, values in pairs.items() if label in truth
+        _near(values, truth[key], tolerance) for key, values in pairs.items() if key in truth
     )
 
 

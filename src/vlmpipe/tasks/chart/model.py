@@ -66,9 +66,14 @@ class AxisChart:
     horizontal: bool = False
 
     @property
+    def series(self) -> tuple[Series, ...]:
+        """All of them, the first included."""
+        return (Series(self.kind, self.values), *self.more)
+
+    @property
     def all_values(self) -> tuple[float, ...]:
         """Of all series, one after the other."""
-        return (*self.values, *(value for series in self.more for value in series.values))
+        return tuple(value for series in self.series for value in series.values)
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -59,8 +59,11 @@ def test_an_answer_that_takes_too_long_fails_alone_and_is_not_asked_for_again() 
     assert good == "fine"
 
 
-def test_a_server_that_died_is_not_waited_for_at_every_sample() -> None:
+def test_a_server_that_died_is_not_waited_for_at_every_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     waits: list[float] = []
+    monkeypatch.setattr("vlmpipe.engines.patience.monotonic", lambda: sum(waits))
     with faulty_server() as server:
         server.die()
         found = ask(server, *"abcdefgh", waits=waits)

@@ -16,7 +16,6 @@ from vlmpipe.encoding.conversation import Message
 from vlmpipe.engines.answering import answers
 from vlmpipe.engines.base import Completion, Failure
 from vlmpipe.engines.openai import OpenAIEngine
-from vlmpipe.engines.openai_server import OpenAIServer
 from vlmpipe.engines.patience import MAX_BACKOFF_S
 from vlmpipe.errors import ArtifactError, ConfigError, StageError, ToolError
 
@@ -180,21 +179,6 @@ def test_a_server_that_dies_in_mid_run_fails_the_rest_in_the_same_words() -> Non
     assert found[:2] == ["said: a", "said: b"]
     assert all("cannot be reached" in each for each in found[2:])
     assert len(set(found[2:])) == 1
-
-
-def test_a_dead_server_is_not_waited_for_and_is_used_when_it_is_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    waits: list[float] = []
-    server = OpenAIServer("http://127.0.0.1:9", retries=9)
-    monkeypatch.setattr(server._given_up, "wait", waits.append)
-    for _ in range(3):
-        with pytest.raises(ToolError, match="cannot be reached"):
-            server.get("/v1/models")
-    assert waits == [0.5, 1.0, 2.0, 4.0]
-    with faulty_server() as back:
-        server.root = back.url.removesuffix("/v1")
-        assert server.served(None).name == "tiny"
 
 
 def test_waits_double_up_to_a_bound_and_the_servers_own_word_goes_before(

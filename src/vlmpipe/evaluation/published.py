@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,50 @@ def published_stages(run_folder: Path) -> dict[str, PublishedStage]:
                 manifest.stage, manifest.number, folder.name, folder, manifest
             )
     return found
+
+
+def outdated_inputs(stage: PublishedStage, stages: Mapping[str, PublishedStage]) -> list[str]:
+    """`train v001, latest is v002` for each input that is there in another version than the one
+    that this stage was made from.
+
+    The same files under another version are none: nothing has to be made anew for them, nor for a
+    gate of which nothing is read.
+    """
+    return [
+        f"{name} {taken.get('version')}, latest is {stages[name].version}"
+        for name, taken in stage.manifest.inputs.items()
+        if name in stages
+        and taken.get("version") != stages[name].version
+        and not _same_files(taken.get("files"), stages[name])
+    ]
+
+
+def departures(stages: Mapping[str, PublishedStage]) -> list[str]:
+    """`convert v001 was made from merge v001, latest is v002` for each such input of each stage.
+
+    One that has followed its own inputs but stands on a stage that has not is named as well.
+    """
+    found: list[str] = []
+    behind: dict[str, PublishedStage] = {}
+    for stage in sorted(stages.values(), key=lambda each: each.number):
+        named = f"{stage.name} {stage.version} was made from"
+        own = [f"{named} {each}" for each in outdated_inputs(stage, stages)]
+        inputs = stage.manifest.inputs
+        below = [each for each in behind.values() if each.name in inputs]
+        if not own and below:
+            own = [f"{named} {e.name} {e.version}, which is behind its own inputs" for e in below]
+        if own:
+            behind[stage.name] = stage
+        found += own
+    return found
+
+
+def _same_files(taken: Any, latest: PublishedStage) -> bool:
+    """Whether the latest version holds what was taken; manifests that do not say it hold it not."""
+    if not isinstance(taken, dict):
+        return False
+    outputs = latest.manifest.outputs
+    return all(name in outputs and outputs[name].sha256 == sha for name, sha in taken.items())
 
 
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:

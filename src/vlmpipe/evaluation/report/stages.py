@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vlmpipe.evaluation.published import PublishedStage
+from vlmpipe.evaluation.published import PublishedStage, outdated_inputs
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def stage_rows(stages: Mapping[str, PublishedStage], cached: frozenset[str]) -> 
             seconds=stage.manifest.timings.get("seconds"),
             bytes=sum(record.size for record in stage.manifest.outputs.values()),
             summary=stage.manifest.summary,
-            outdated=_outdated(stage, stages),
+            outdated=[f"made from {each}" for each in outdated_inputs(stage, stages)],
         )
         for stage in stages.values()
     ]
@@ -80,11 +80,3 @@ def _consequence(stage: PublishedStage, stages: Mapping[str, PublishedStage]) ->
     if allowed:
         return "; ".join(allowed)
     return "the next stage refuses it" if verdict.mode == "enforce" else "reported only"
-
-
-def _outdated(stage: PublishedStage, stages: Mapping[str, PublishedStage]) -> list[str]:
-    return [
-        f"made from {name} {taken['version']}, latest is {stages[name].version}"
-        for name, taken in stage.manifest.inputs.items()
-        if name in stages and taken.get("version") != stages[name].version
-    ]

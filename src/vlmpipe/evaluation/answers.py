@@ -47,8 +47,8 @@ def answer_sample(
         status="answered",
         metrics=finite(measured.metrics),
         unmeasured=measured.unmeasured,
-        **_answered(completion),
-        **_scored(score),
+        **answered_fields(completion),
+        **scored_fields(score),
     )
 
 
@@ -92,7 +92,8 @@ def prompt_text(messages: Sequence[Message]) -> str:
     return "\n".join(f"{role}: {text}" for role, text in turns)
 
 
-def _answered(completion: Completion) -> dict[str, Any]:
+def answered_fields(completion: Completion) -> dict[str, Any]:
+    """What a record takes from an answer."""
     return {
         "prediction": writable(completion.text),
         "cut": completion.finish_reason == "length",
@@ -103,8 +104,10 @@ def _answered(completion: Completion) -> dict[str, Any]:
     }
 
 
-def _scored(score: Score | None) -> dict[str, Any]:
-    """Nothing where the engine did not say, or said what is no number."""
+def scored_fields(score: Score | None) -> dict[str, Any]:
+    """What a record takes from a score: nothing where the engine did not say, or said what is no
+    number.
+    """
     if score is None or not math.isfinite(score.loss):
         return {}
     return {

@@ -192,7 +192,7 @@ def _loss_figures(pairs: list[tuple[float, int]]) -> dict[str, Figure]:
     totals = [loss * tokens for loss, tokens in pairs]
     weights = [float(tokens) for _, tokens in pairs]
     loss = Figure(sum(totals) / sum(weights), ratio_interval(totals, weights), len(pairs))
-    return {"loss": loss, "perplexity": _through(_perplexity, loss)}
+    return {"loss": loss, "perplexity": _through(perplexity_of, loss)}
 
 
 def _through(function: Callable[[float], float], figure: Figure) -> Figure:
@@ -202,6 +202,6 @@ def _through(function: Callable[[float], float], figure: Figure) -> Figure:
     return Figure(function(figure.value), interval, figure.samples)
 
 
-def _perplexity(loss: float) -> float:
+def perplexity_of(loss: float) -> float:
     """exp(loss); beyond what a float holds, its largest value."""
     return math.exp(min(loss, 700.0))

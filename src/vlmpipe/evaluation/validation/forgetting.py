@@ -17,6 +17,7 @@ from vlmpipe.engines.base import Engine, Score
 from vlmpipe.evaluation.answers import token_mean
 from vlmpipe.evaluation.progress import Progress, Steps, untold
 from vlmpipe.evaluation.statistics import Interval, Paired, compare_paired, ratio_interval
+from vlmpipe.evaluation.summary import perplexity_of
 from vlmpipe.evaluation.validation.comparison import BASE, TUNED
 from vlmpipe.evaluation.validation.figures import Figures, interval_json
 
@@ -140,10 +141,10 @@ def _loss(scores: Sequence[Score]) -> float:
 def _figures(scores: Sequence[Score], model: str) -> Figures:
     tokens = [float(score.tokens) for score in scores]
     loss = ratio_interval([s.loss * s.tokens for s in scores], tokens)
-    values = {"loss": _loss(scores), "perplexity": _perplexity(_loss(scores))}
+    values = {"loss": _loss(scores), "perplexity": perplexity_of(_loss(scores))}
     intervals = {"loss": loss}
     if loss is not None:
-        intervals["perplexity"] = Interval(_perplexity(loss.low), _perplexity(loss.high))
+        intervals["perplexity"] = Interval(perplexity_of(loss.low), perplexity_of(loss.high))
     right = [s.accuracy for s in scores if s.accuracy is not None]
     if len(right) == len(scores):
         values["token_accuracy"] = token_mean([(s.accuracy or 0.0, s.tokens) for s in scores])
@@ -153,8 +154,3 @@ def _figures(scores: Sequence[Score], model: str) -> Figures:
         {f"{SPLIT}/{name}/{model}": value for name, value in values.items()},
         {f"{SPLIT}/{n}/{model}": each for n, each in intervals.items() if each is not None},
     )
-
-
-def _perplexity(loss: float) -> float:
-    """exp(loss); beyond what a float holds, its largest value."""
-    return math.exp(min(loss, 700.0))

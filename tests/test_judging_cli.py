@@ -119,7 +119,7 @@ def test_a_sample_that_changed_since_is_refused(tmp_path):
 def test_other_data_than_was_evaluated_is_told(tmp_path):
     words, data = judged_run(tmp_path)
     other = data.rename(data.with_name("other.jsonl"))
-    with pytest.raises(ConfigError, match=r"no sample of '.*other\.jsonl'"):
+    with pytest.raises(ConfigError, match=r"no sample of '.*other\.jsonl"):
         cases_of_run(load_config((), words), ENGINES, str(other))
 
 

@@ -49,6 +49,8 @@ def judge(
     The judge is `validate.judge`, e.g. validate.judge.base_url=http://127.0.0.1:8000/v1
     validate.judge.model=NAME. What it said is kept, so that the same command asks nothing twice.
     """
+    from vlmpipe.evaluation.judging.folders import JUDGE_FOLDER
+
     loaded = load_config(config or (), overrides or ())
     console = Console(stderr=as_json)
     with stdout_reserved(as_json):
@@ -63,7 +65,7 @@ def judge(
     else:
         for each in summaries:
             _show(console, each)
-        folder = loaded.run.outputs_dir / loaded.run.name / "judge"
+        folder = loaded.run.outputs_dir / loaded.run.name / JUDGE_FOLDER
         console.print(f"verdicts: {folder}", markup=False, highlight=False, soft_wrap=True)
     _refuse_silence(summaries)
 
@@ -89,7 +91,7 @@ def _judged(
 ) -> Sequence[JudgeSummary]:
     from vlmpipe.evaluation.judging import judge_pairs, judge_points
     from vlmpipe.evaluation.judging.cases import cases_of_run
-    from vlmpipe.evaluation.judging.writing import JUDGE_FOLDER
+    from vlmpipe.evaluation.judging.folders import JUDGE_FOLDER
 
     settings = _settings(config)
     pairwise = _is_pairwise(settings, engines)
@@ -225,7 +227,8 @@ def _pair_asides(summary: PairSummary) -> list[str]:
     agreement, metrics = summary.agreement, ", ".join(summary.metrics) or "the metric"
     return [
         f"position: the order decided {shown(summary.order_decided)} of the samples (counted as"
-        f" ties); the answer shown first won {shown(summary.first_wins)} of single verdicts",
+        f" ties); the answer shown first won {shown(summary.first_wins)} of the verdicts in both"
+        " orders that name one",
         f"with {metrics}: agrees on {shown(agreement.agree)} of {agreement.agree.n} that both"
         f" decide; ties of the judge alone {agreement.first_ties}, of the metric alone"
         f" {agreement.second_ties}; kappa {shown(agreement.kappa)}",
@@ -243,9 +246,10 @@ def _costs(summary: JudgeSummary) -> str:
 
 
 def shown(estimate: Estimate) -> str:
-    """A figure with its interval in brackets."""
+    """A figure with its interval in brackets, where it has one."""
     if estimate.value is None:
         return "not defined"
-    if estimate.low is None or estimate.high is None:
+    if estimate.interval is None:
         return f"{estimate.value:.2f}"
-    return f"{estimate.value:.2f} ({estimate.low:.2f}–{estimate.high:.2f})"
+    low, high = estimate.interval
+    return f"{estimate.value:.2f} ({low:.2f}–{high:.2f})"

@@ -104,8 +104,8 @@ def _written(
     config: Config, engines: Sequence[str], data: str, out: Path, samples: int, seed: str | None
 ) -> Sheet:
     from vlmpipe.evaluation.judging.cases import cases_of_run
+    from vlmpipe.evaluation.judging.folders import REVIEW_FOLDER
     from vlmpipe.evaluation.review import write_sheet
-    from vlmpipe.evaluation.review.key import REVIEW_FOLDER
 
     if out.is_dir():
         raise ConfigError(f"{out} is a folder", f"name a file in it: -o {out / 'sheet.html'}")
@@ -117,7 +117,13 @@ def _written(
 
 
 def _is_file(word: str) -> bool:
-    return Path(word).is_file() or "=" not in word
+    if "=" not in word:
+        return True
+    try:
+        return Path(word).is_file()
+    except OSError:
+        # Longer than a file's name can be.
+        return False
 
 
 def _outcome_table(results: ReviewResults) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -47,7 +48,7 @@ class JudgeConfig(Section):
     """How often a judge is asked again whose reply is no verdict."""
 
     timeout_s: float = Field(120.0, gt=0)
-    """How long one reply may take."""
+    """How long one reply may take, from the request to its last byte; each retry has as long."""
 
     max_reply_tokens: int = Field(1024, ge=16)
     """Longest reply, a reasoning model's thoughts included."""
@@ -72,4 +73,22 @@ class JudgeConfig(Section):
     def _is_an_address(cls, address: str) -> str:
         if not address.startswith(("http://", "https://")):
             raise ValueError("is no address; give it as http://HOST:PORT/v1")
+        try:
+            parts = urlsplit(address)
+            named = bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            named = False
+        if not named or not address.isprintable() or " " in address:
+            raise ValueError("is no address with a host; give it as http://HOST:PORT/v1")
+        return address
+
+    @field_validator("base_url")
+    @classmethod
+    def _carries_no_secret(cls, address: str) -> str:
+        """The address stands in every summary of what was judged."""
+        if "@" in address.partition("://")[2].partition("/")[0]:
+            raise ValueError(
+                "holds a user or a password, which would be written into results; give the address"
+                " without, and the key as validate.judge.api_key_env=NAME"
+            )
         return address

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from vlmpipe.evaluation.statistics import CONFIDENCE, SEED, mean_interval
+from vlmpipe.evaluation.statistics import CONFIDENCE, SEED, mean_interval, ratio_interval
 
 ENOUGH = 10
 """Pairs below which kappa and Spearman's rho are given without an interval."""
@@ -36,6 +36,15 @@ class Estimate(BaseModel):
     low: float | None = None
     high: float | None = None
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """None where there is none, or it is one point: a bootstrap of equal values knows no other,
+        and does not say that the figure is certain.
+        """
+        if self.low is None or self.high is None or self.low == self.high:
+            return None
+        return self.low, self.high
+
 
 def share(count: int, n: int) -> Estimate:
     """count / n with Wilson's interval; not defined for n = 0."""
@@ -54,6 +63,18 @@ def mean(values: Sequence[float]) -> Estimate:
     found = mean_interval(values)
     low, high = (found.low, found.high) if found else (None, None)
     return Estimate(value=sum(values) / len(values), n=len(values), low=low, high=high)
+
+
+def share_over_cases(counted: Sequence[tuple[int, int]]) -> Estimate:
+    """Sum of counts / sum of totals over cases of (count, total), with a bootstrap over the cases:
+    what is counted within one depends on the rest of it. `n` is the cases with a total above 0.
+    """
+    count, n = sum(each for each, _ in counted), sum(total for _, total in counted)
+    if n == 0:
+        return Estimate(value=None, n=0)
+    found = ratio_interval([each for each, _ in counted], [total for _, total in counted])
+    low, high = (found.low, found.high) if found else (None, None)
+    return Estimate(value=count / n, n=sum(total > 0 for _, total in counted), low=low, high=high)
 
 
 def cohens_kappa(

@@ -11,7 +11,8 @@ from typing import TypeVar
 from vlmpipe.config.judge import JudgeConfig
 from vlmpipe.evaluation.judging.cache import Reply, ReplyCache
 from vlmpipe.evaluation.judging.cases import Case
-from vlmpipe.evaluation.judging.endpoint import Endpoint, NoReplyError, open_client
+from vlmpipe.evaluation.judging.connection import open_client
+from vlmpipe.evaluation.judging.endpoint import Endpoint, NoReplyError
 from vlmpipe.evaluation.judging.questions import Question
 from vlmpipe.evaluation.judging.verdicts import PairVerdict, PointVerdict, parse_verdict
 

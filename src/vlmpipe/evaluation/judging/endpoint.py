@@ -1,4 +1,4 @@
-"""An endpoint of chat completions as a judge: retries, time limits, what it refuses, its costs.
+"""An endpoint of chat completions as a judge: what it is asked, what it refuses, when to give up.
 
 Waiting and trying again after 429 (with `Retry-After`), 5xx, time-outs and lost connections is the
 `openai` client's.
@@ -6,28 +6,33 @@ Waiting and trying again after 429 (with `Retry-After`), 5xx, time-outs and lost
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
 from vlmpipe.config.judge import JudgeConfig
-from vlmpipe.errors import ConfigError
+from vlmpipe.evaluation.answers import writable
 from vlmpipe.evaluation.judging.cache import Reply, ReplyCache, request_key
+from vlmpipe.evaluation.judging.connection import without_key
+from vlmpipe.evaluation.judging.dialect import (
+    ALL,
+    DIALECTS,
+    PLAIN,
+    Dialect,
+    in_dialect,
+    next_dialect,
+)
 from vlmpipe.evaluation.judging.questions import Question, response_format
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-LONGEST_WAIT_S = 120
-"""A longer `Retry-After` is not obeyed by the client: the request fails."""
-
 PATIENCE = 8
-"""Requests that fail one after another, retries and all, until the endpoint is asked no more."""
+"""Requests that fail one after another, retries and all, until the endpoint is asked no more; at
+least two rounds of all that are under way at a time."""
 
 HOPELESS = frozenset({401, 403, 404})
 """Key, permission, address or model: the next request would meet the same."""
@@ -71,7 +76,10 @@ class Endpoint:
     stopped: str | None = None
     """Why nothing is asked any more."""
 
-    _refused: set[str] = field(default_factory=set)
+    _dialect: Dialect = PLAIN
+    _taken: Dialect = PLAIN
+    """Fields that the server took once: what it refused with them was something else."""
+
     _failed_in_a_row: int = 0
 
     async def ask(self, question: Question) -> Reply:
@@ -81,14 +89,13 @@ class Endpoint:
             NoReplyError: where there is none, after all retries.
         """
         body = self._body(question)
-        key = request_key(self.config.base_url, body)
-        known = self.cache.get(key)
+        known = self._kept(body)
         if known is not None:
             return known
         if self.stopped:
             raise NoReplyError(f"not asked any more: {self.stopped}")
-        reply = await self._counted(body)
-        self.cache.put(key, reply)
+        dialect, reply = await self._counted(body)
+        self.cache.put(self._key(body, dialect), reply)
         return reply
 
     def _body(self, question: Question) -> dict[str, Any]:
@@ -102,119 +109,90 @@ class Endpoint:
             body["temperature"] = self.config.temperature
         return body
 
-    async def _counted(self, body: Mapping[str, Any]) -> Reply:
+    def _kept(self, body: Mapping[str, Any]) -> Reply | None:
+        """The reply to this question in whichever dialect it was asked."""
+        found = (self.cache.get(self._key(body, dialect)) for dialect in DIALECTS)
+        return next((reply for reply in found if reply is not None), None)
+
+    def _key(self, body: Mapping[str, Any], dialect: Dialect) -> str:
+        return request_key(self.config.base_url, in_dialect(body, dialect))
+
+    async def _counted(self, body: Mapping[str, Any]) -> tuple[Dialect, Reply]:
         self.requests += 1
+        patience = max(PATIENCE, 4 * self.config.concurrency)
         try:
-            reply = await self._sent(body)
+            found = await self._sent(body)
         except NoReplyError as fault:
             self._failed_in_a_row += 1
-            if self._failed_in_a_row >= PATIENCE and not self.stopped:
-                self.stopped = f"{PATIENCE} requests failed in a row, the last with: {fault}"
+            if self._failed_in_a_row >= patience and not self.stopped:
+                self.stopped = f"{patience} requests failed in a row, the last with: {fault}"
             raise
         self._failed_in_a_row = 0
-        return reply
+        return found
 
-    async def _sent(self, body: Mapping[str, Any]) -> Reply:
-        """In the dialect that the server takes, which its refusals teach."""
+    async def _sent(self, body: Mapping[str, Any]) -> tuple[Dialect, Reply]:
+        """In the dialect that the server takes; one that its refusals lead to is kept where it
+        helped.
+        """
         import openai
 
+        dialect = self._dialect
         while True:
-            refused = frozenset(self._refused)
             try:
-                return _reply(await self._posted(in_dialect(body, refused)))
+                content = await self._posted(in_dialect(body, dialect))
             except (openai.BadRequestError, openai.UnprocessableEntityError) as exc:
-                lesson = _lesson(str(exc), refused)
-                if lesson is None:
-                    raise NoReplyError(_shown(f"refused the request: {exc}")) from exc
-                self._refused.add(lesson)
-            except openai.APIStatusError as exc:
-                if exc.status_code in HOPELESS:
-                    self.stopped = _shown(str(exc))
-                raise NoReplyError(_shown(str(exc))) from exc
-            except openai.APIError as exc:
-                raise NoReplyError(_shown(f"no reply: {exc}")) from exc
-            except TimeoutError as exc:
-                raise NoReplyError(f"no whole reply within {self._deadline_s:g} s") from exc
+                other = next_dialect(dialect, str(exc))
+                if other is None:
+                    raise NoReplyError(self._shown(f"refused the request: {exc}")) from exc
+                dialect = other
+            else:
+                self._learn(dialect)
+                return dialect, self._reply(content)
 
     async def _posted(self, body: Mapping[str, Any]) -> bytes:
-        # The client's time limit is on each read: a server that trickles would hold it for ever.
-        async with asyncio.timeout(self._deadline_s):
+        import openai
+
+        try:
             raw = await self.client.chat.completions.with_raw_response.create(**body)
-            content: bytes = raw.content
-            return content
+        except (openai.BadRequestError, openai.UnprocessableEntityError):
+            raise
+        except openai.APIStatusError as exc:
+            if exc.status_code in HOPELESS:
+                self.stopped = self._shown(str(exc))
+            raise NoReplyError(self._shown(str(exc))) from exc
+        except openai.APITimeoutError as exc:
+            raise NoReplyError(f"no whole reply within {self.config.timeout_s:g} s") from exc
+        except openai.APIError as exc:
+            raise NoReplyError(self._shown(f"no reply: {exc}")) from exc
+        content: bytes = raw.content
+        return content
 
-    @property
-    def _deadline_s(self) -> float:
-        retries = self.config.max_retries
-        return self.config.timeout_s * (retries + 1) + LONGEST_WAIT_S * retries
+    def _learn(self, dialect: Dialect) -> None:
+        self._taken |= ALL - dialect
+        self._dialect = (self._dialect | dialect) - self._taken
 
+    def _reply(self, content: bytes) -> Reply:
+        from vlmpipe.evaluation.judging.transport import MAX_REPLY_BYTES
 
-def open_client(config: JudgeConfig) -> AsyncOpenAI:
-    """The client for a judge's endpoint.
-
-    Raises:
-        ConfigError: where the key's variable is not set, or the library is not installed.
-    """
-    try:
-        from openai import AsyncOpenAI
-    except ImportError as exc:
-        raise ConfigError(
-            "a judge needs the `openai` client, which is not installed",
-            "install it: pip install 'vlmpipe[eval]'",
-        ) from exc
-    return AsyncOpenAI(
-        base_url=config.base_url,
-        api_key=_key(config),
-        timeout=config.timeout_s,
-        max_retries=config.max_retries,
-    )
-
-
-def in_dialect(body: Mapping[str, Any], refused: frozenset[str]) -> dict[str, Any]:
-    """The body without what a server refuses, or with another name for it."""
-    spoken = dict(body)
-    if "response_format" in refused:
-        # The question says in words what the schema says.
-        del spoken["response_format"]
-    if "max_tokens" in refused:
-        spoken["max_completion_tokens"] = spoken.pop("max_tokens")
-    return spoken
-
-
-def _lesson(error: str, refused: frozenset[str]) -> str | None:
-    """What to leave out next; servers word the refusal of a schema in many ways, or not at all."""
-    if "max_completion_tokens" in error and "max_tokens" not in refused:
-        return "max_tokens"
-    return None if "response_format" in refused else "response_format"
-
-
-def _key(config: JudgeConfig) -> str:
-    if config.api_key_env is None:
-        return "none"
-    key = os.environ.get(config.api_key_env, "").strip()
-    if not key:
-        raise ConfigError(
-            f"the judge's key is not there: the environment variable {config.api_key_env} is empty",
-            f"set it: export {config.api_key_env}=…",
-            "or leave validate.judge.api_key_env out, for an endpoint that needs no key",
+        if len(content) > MAX_REPLY_BYTES:
+            raise NoReplyError(f"a reply of more than {MAX_REPLY_BYTES:,} bytes")
+        try:
+            found = _Completion.model_validate(json.loads(content))
+        except (ValueError, ValidationError, RecursionError) as exc:
+            begin = self._shown(content.decode("utf-8", "replace"))[:80]
+            raise NoReplyError(f"what came is no chat completion: {begin!r}") from exc
+        choice = found.choices[0]
+        return Reply(
+            text=writable(self._without_key(choice.message.content or "")),
+            finish_reason="length" if choice.finish_reason == "length" else None,
+            input_tokens=found.usage.prompt_tokens if found.usage else None,
+            output_tokens=found.usage.completion_tokens if found.usage else None,
         )
-    return key
 
+    def _without_key(self, text: str) -> str:
+        return without_key(text, self.client.api_key)
 
-def _reply(content: bytes) -> Reply:
-    try:
-        found = _Completion.model_validate(json.loads(content))
-    except (ValueError, ValidationError, RecursionError) as exc:
-        begin = content[:80].decode("utf-8", "replace")
-        raise NoReplyError(f"what came is no chat completion: {begin!r}") from exc
-    choice = found.choices[0]
-    return Reply(
-        text=(choice.message.content or "").encode("utf-8", "replace").decode("utf-8"),
-        finish_reason=choice.finish_reason,
-        input_tokens=found.usage.prompt_tokens if found.usage else None,
-        output_tokens=found.usage.completion_tokens if found.usage else None,
-    )
-
-
-def _shown(text: str) -> str:
-    return text if len(text) <= MAX_FAULT else f"{text[:MAX_FAULT]}…"
+    def _shown(self, text: str) -> str:
+        """Short, and safe to print: no key, nothing that steers a terminal."""
+        plain = "".join(c if c.isprintable() else " " for c in self._without_key(text))
+        return plain if len(plain) <= MAX_FAULT else f"{plain[:MAX_FAULT]}…"

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vlmpipe.evaluation.judging.agreement import Estimate, cohens_kappa, mean, share
-from vlmpipe.evaluation.judging.asking import Asked
+from vlmpipe.evaluation.judging.agreement import (
+    Estimate,
+    cohens_kappa,
+    mean,
+    share,
+    share_over_cases,
+)
 from vlmpipe.evaluation.judging.endpoint import Endpoint
 from vlmpipe.evaluation.judging.pairs import TIE, Pair, PairResult
 from vlmpipe.evaluation.judging.rubrics import Rubrics, rubric_digests
@@ -16,7 +21,6 @@ from vlmpipe.evaluation.judging.summary import (
     faults_of,
     usage_of,
 )
-from vlmpipe.evaluation.judging.verdicts import PairVerdict
 from vlmpipe.tasks import task_of
 
 
@@ -50,7 +54,7 @@ def summarise(
         win_rate={engine: _win_rate(judged, engine) for engine in engines},
         decided={engine: share(wins[engine], sum(wins.values())) for engine in engines},
         order_decided=_order_decided(judged),
-        first_wins=_first_wins(asked),
+        first_wins=_first_wins(judged),
         metrics=tuple(sorted({task_of(result.case.task).primary_metric for result in judged})),
         agreement=agreement_of([(r.winner or TIE, r.metric_winner) for r in judged], engines),
     )
@@ -82,7 +86,7 @@ def _order_decided(judged: Sequence[PairResult]) -> Estimate:
     return share(sum(result.order_decided for result in asked), len(asked))
 
 
-def _first_wins(asked: Sequence[Asked]) -> Estimate:
-    verdicts = [each.verdict.winner for each in asked if isinstance(each.verdict, PairVerdict)]
-    decided = [winner for winner in verdicts if winner != TIE]
-    return share(decided.count("first"), len(decided))
+def _first_wins(judged: Sequence[PairResult]) -> Estimate:
+    """Over cases with both verdicts: one alone would count whose answer stood first by chance."""
+    named = [result.first_named for result in judged if result.orders]
+    return share_over_cases([(sum(each), len(each)) for each in named])

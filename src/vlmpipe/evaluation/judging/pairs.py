@@ -50,6 +50,12 @@ class PairResult:
         """Whether the answer in one place won both times."""
         return set(self.named) == set(self.engines)
 
+    @property
+    def first_named(self) -> list[bool]:
+        """For each order that named an engine, whether it was the one shown first."""
+        named = zip(self.engines, self.named, strict=False)
+        return [engine == shown for shown, engine in named if engine in self.engines]
+
     def as_row(self) -> dict[str, Any]:
         """Plain JSON values, a line of the file of verdicts."""
         return {

@@ -10,7 +10,7 @@ from typing import Any
 from vlmpipe.config.judge import JudgeConfig
 from vlmpipe.evaluation.judging.cases import Case
 from vlmpipe.evaluation.judging.pictures import png_data_uri
-from vlmpipe.evaluation.judging.quoting import quoted
+from vlmpipe.evaluation.judging.quoting import cleaned, quoted
 from vlmpipe.evaluation.judging.verdicts import PairVerdict, PointVerdict
 
 Chat = list[dict[str, Any]]
@@ -54,7 +54,7 @@ class Question:
     def corrected(self, reply: str, fault: str) -> Question:
         """The same, after a reply that was no verdict."""
         form = "reason, winner" if self.form is PairVerdict else "reason, score"
-        shown = reply[:QUOTED_BACK] or "(nothing)"
+        shown = cleaned(reply[:QUOTED_BACK]) or "(nothing)"
         correction = CORRECTION.format(fault=fault, form=form)
         turns = [
             {"role": "assistant", "content": shown},

@@ -103,8 +103,8 @@ class PairSummary(JudgeSummary):
     bias, counted as ties."""
 
     first_wins: Estimate
-    """Share of single verdicts with a winner that went to the answer shown first; 0.5 without
-    bias."""
+    """Share of the verdicts with a winner that went to the answer shown first, over cases with
+    verdicts in both orders; 0.5 without bias; bootstrap over cases."""
 
     metrics: tuple[str, ...]
     """Primary metrics of the tasks."""

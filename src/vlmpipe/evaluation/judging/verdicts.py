@@ -15,17 +15,20 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from vlmpipe.evaluation.answers import writable
+
 MAX_REASON = 2000
 """Characters of a reason that are kept."""
 
 MAX_STARTS = 200
 """Braces in a reply at which an object is looked for."""
 
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+_THOUGHT_ENDS = "</think>"
 
 
 def _bounded(value: Any) -> Any:
-    return value[:MAX_REASON] if isinstance(value, str) else value
+    """Cut, and without the half characters that a JSON escape can spell."""
+    return writable(value[:MAX_REASON]) if isinstance(value, str) else value
 
 
 def _lower(value: Any) -> Any:
@@ -69,15 +72,27 @@ def parse_verdict(form: type[V], reply: str) -> V:
     Raises:
         ValueError: in a few words, for a reply that holds none.
     """
-    text = _THOUGHT.sub("", reply).strip().removesuffix("```").rstrip()
+    text = reply.strip().removesuffix("```").rstrip()
     if not text:
         raise ValueError("it is empty")
     try:
-        return form.model_validate(_last_object(text))
+        return form.model_validate(_after_thoughts(text))
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "the object"
         raise ValueError(f"{place}: {first['msg']}") from exc
+
+
+def _after_thoughts(text: str) -> Any:
+    """The object at the end, looked for after the last thought first: thoughts may hold many."""
+    _, ended, rest = text.rpartition(_THOUGHT_ENDS)
+    if ended:
+        try:
+            return _last_object(rest)
+        except ValueError:
+            # The words may stand within the object.
+            pass
+    return _last_object(text)
 
 
 def _last_object(text: str) -> Any:

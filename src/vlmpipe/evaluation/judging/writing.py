@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from vlmpipe.evaluation.judging.summary import JudgeSummary
+from vlmpipe.evaluation.published import rows_of
 from vlmpipe.evaluation.records import file_name
 from vlmpipe.pipeline.files import write_text
-
-JUDGE_FOLDER = "judge"
-"""Under a run, beside its stages."""
 
 CACHE = "cache"
 
@@ -37,13 +35,8 @@ def write_judgement(
 
 
 def read_verdicts(folder: Path, stem: str) -> Iterator[dict[str, Any]]:
-    """Verdicts that were written; none where there is no file, or it is damaged."""
-    try:
-        lines = (folder / f"{stem}.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
-    except (OSError, ValueError):
-        return
-    yield from (row for row in rows if isinstance(row, dict))
+    """Verdicts that were written; none where there is no file, broken lines left out."""
+    return rows_of(folder / f"{stem}.jsonl")
 
 
 def _plain(engine: str) -> str:

@@ -10,9 +10,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from vlmpipe.errors import ArtifactError
 from vlmpipe.pipeline.files import write_text
 
-REVIEW_FOLDER = "review"
-"""Under a run, beside its stages."""
-
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)

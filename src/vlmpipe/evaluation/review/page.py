@@ -10,6 +10,7 @@ from importlib import resources
 
 from markupsafe import Markup
 
+from vlmpipe.evaluation.answers import writable
 from vlmpipe.evaluation.judging.cases import Case
 from vlmpipe.evaluation.judging.pictures import small_data_uri
 from vlmpipe.evaluation.report.differences import marked_text
@@ -107,8 +108,7 @@ def _text(task: str, text: str, other: str | None = None) -> Text:
 
 def _showable(text: str) -> str:
     """Of bounded length, in UTF-8, with no NUL, which HTML has no place for."""
-    begin = text[:MAX_CHARACTERS].replace("\0", "\ufffd")
-    return begin.encode("utf-8", "replace").decode("utf-8")
+    return writable(text[:MAX_CHARACTERS].replace("\0", "\ufffd"))
 
 
 def _source(name: str) -> str:

@@ -6,16 +6,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from statistics import median
 
 from pydantic import BaseModel, ConfigDict
 
 from vlmpipe.evaluation.judging.agreement import Estimate, cohens_kappa, mean, share
+from vlmpipe.evaluation.judging.folders import JUDGE_FOLDER, REVIEW_FOLDER
 from vlmpipe.evaluation.judging.pair_figures import agreement_of
 from vlmpipe.evaluation.judging.pairs import TIE, winner_by
 from vlmpipe.evaluation.judging.summary import Agreement
-from vlmpipe.evaluation.judging.writing import JUDGE_FOLDER, pair_stem, read_verdicts
+from vlmpipe.evaluation.judging.writing import pair_stem, read_verdicts
 from vlmpipe.evaluation.review.answers import RaterFile, read_rater_files, refuse_misfits
-from vlmpipe.evaluation.review.key import REVIEW_FOLDER, Key, KeyItem, read_key
+from vlmpipe.evaluation.review.key import Key, KeyItem, read_key
 from vlmpipe.pipeline.files import write_text
 from vlmpipe.tasks import task_of
 
@@ -168,14 +170,14 @@ def _winner(key: Key, points: float) -> str:
 def _counts(key: Key, file: RaterFile, labels: Labels) -> RaterCounts:
     counts = Counter(labels.values())
     choices = Counter(answer.choice for answer in file.answers)
-    seconds = sorted(answer.seconds for answer in file.answers)
+    seconds = [answer.seconds for answer in file.answers]
     return RaterCounts(
         judged=len(labels),
         wins={engine: counts[engine] for engine in key.engines},
         ties=counts[TIE],
         both_bad=counts[BOTH_BAD],
         first_wins=share(choices["1"], choices["1"] + choices["2"]),
-        median_seconds=seconds[len(seconds) // 2] if seconds else None,
+        median_seconds=median(seconds) if seconds else None,
     )
 
 

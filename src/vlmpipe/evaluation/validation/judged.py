@@ -17,9 +17,9 @@ from vlmpipe.evaluation.judging import (
 )
 from vlmpipe.evaluation.judging.agreement import Estimate
 from vlmpipe.evaluation.judging.cases import CaseSource, drawn
-from vlmpipe.evaluation.judging.endpoint import open_client
+from vlmpipe.evaluation.judging.connection import open_client
+from vlmpipe.evaluation.judging.folders import JUDGE_FOLDER
 from vlmpipe.evaluation.judging.rubrics import Rubrics
-from vlmpipe.evaluation.judging.writing import JUDGE_FOLDER
 from vlmpipe.evaluation.progress import Progress, untold
 from vlmpipe.evaluation.validation.comparison import BASE, TUNED, Comparison
 
@@ -44,7 +44,8 @@ def refuse_unusable(config: JudgeConfig, tasks: Collection[str]) -> None:
     """What would stop the judging later, told before models are loaded.
 
     Raises:
-        ConfigError: for a rubric that cannot be read, or a key that is not set.
+        ConfigError: for a rubric that cannot be read, an address that is none, or a key that is not
+            set or cannot be sent.
     """
     rubrics = Rubrics(config.rubric)
     for task in tasks:
@@ -66,13 +67,13 @@ def ask_judge(
         ConfigError: for a rubric that cannot be read, or a key that is not set.
     """
     base, tuned = (comparison.of(source.name, model) for model in (BASE, TUNED))
-    if not base or not tuned:
+    before = {record.sample: record for record in base}
+    both = {record.sample: record for record in tuned if record.sample in before}
+    if not both:
         return None
-    kept = set(drawn([record.sample for record in tuned], config.samples))
     pairs = {
-        after.sample: {before.engine: before, after.engine: after}
-        for before, after in zip(base, tuned, strict=True)
-        if after.sample in kept
+        name: {each.engine: each for each in (before[name], both[name])}
+        for name in drawn(list(both), config.samples)
     }
     cases = CaseSource(source, pairs, unanswered={})
 
@@ -108,6 +109,7 @@ def judged_lines(summary: JudgeSummary) -> tuple[str, ...]:
 def _said(figure: Estimate) -> str:
     if figure.value is None:
         return "none"
-    if figure.low is None or figure.high is None:
+    if figure.interval is None:
         return f"{figure.value:.2f}"
-    return f"{figure.value:.2f} (95 % interval {figure.low:.2f} to {figure.high:.2f})"
+    low, high = figure.interval
+    return f"{figure.value:.2f} (95 % interval {low:.2f} to {high:.2f})"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from report_fakes import publish_validate
 from test_report import Page
 from vlmpipe.evaluation.report import choice, rendering, write_report
-from vlmpipe.evaluation.report.differences import differing_cells
+from vlmpipe.evaluation.report.differences import marked_text
 from vlmpipe.evaluation.report.fragments import (
     GEOMETRY,
     MAX_CHARACTERS,
@@ -26,6 +26,7 @@ from vlmpipe.evaluation.report.fragments import (
     fragment_html,
 )
 from vlmpipe.evaluation.report.rendering import rendering_of
+from vlmpipe.evaluation.report.table_differences import MAX_ROWS, table_departures
 from vlmpipe.evaluation.report.untrusted import INLINE, STRUCTURE
 from vlmpipe.tasks import TASKS
 
@@ -205,10 +206,71 @@ def test_cells_that_differ_from_the_reference_are_marked_in_the_rendered_table()
     ],
 )
 def test_a_row_too_many_or_too_few_marks_itself_alone(rows, expected):
-    def table(names):
-        return "<table>" + "".join(f"<tr><td>{name}</td></tr>" for name in names) + "</table>"
+    assert table_departures(table(*rows), table(*"ac")).cells == expected
 
-    assert differing_cells(table(rows), table("ac")) == expected
+
+def table(*rows: str) -> str:
+    """Words of a row are its cells; `a:2` covers two columns."""
+    cells = [
+        "".join(re.sub(r"^(\w+):(\d)$", r"<td colspan=\2>\1</td>", word) if ":" in word
+                else f"<td>{word}</td>" for word in row.split())
+        for row in rows
+    ]  # fmt: skip
+    return "<table>" + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>"
+
+
+@pytest.mark.parametrize(
+    ("answer", "marked", "missing"),
+    [
+        (["a b c", "1 2 3"], set(), "1 row"),
+        (["a b c"], set(), "2 rows"),
+        (["a c", "1 3", "4 6"], set(), "1 column"),
+        (["a", "1", "4"], set(), "2 columns"),
+        (["a b c", "1 2 3", "4 6"], set(), "1 cell"),
+        (["a c", "4 6"], set(), "1 row, 1 column"),
+        (["a b c", "4 5 x"], {(1, 2)}, "1 row"),
+        (["a:2 b c", "1 2 3", "4 5 6"], {(0, 0)}, ""),
+        (["a b c x", "1 2 3", "4 5 6"], {(0, 3)}, ""),
+        (["a b c", "1 2 3", "4 5 6"], set(), ""),
+        ([], set(), "3 rows"),
+    ],
+)
+def test_what_a_table_lacks_is_told_and_what_it_says_otherwise_is_marked(
+    answer: list[str], marked: set[tuple[int, int]], missing: str
+):
+    found = table_departures(table(*answer), table("a b c", "1 2 3", "4 5 6"))
+    assert (found.cells, found.missing, found.unmarked) == (marked, missing, "")
+
+
+def test_a_span_that_is_missing_marks_its_cell():
+    found = table_departures(table("a b", "1 2 3"), table("a:2 b", "1 2 3"))
+    assert found.cells == {(0, 0)}
+
+
+def test_the_page_says_what_is_missing_from_a_table(run):
+    whole = table("a b c", "1 2 3", "4 5 6")
+    answers = (table("a c", "1 3"), whole.replace("6", "7"))
+    publish_answers(run, [("table", answer, whole) for answer in answers])
+    page = write_report(run).read_text()
+    assert "<mark>1 row, 1 column missing</mark>" in page
+    assert page.count("missing</mark>") == 1
+
+
+@pytest.mark.parametrize("cell", ["", "<td>"])
+def test_tables_of_very_many_rows_are_not_marked_and_say_so(run, cell):
+    rows = [f"<tr>{cell}" * count for count in (MAX_ROWS, MAX_ROWS + 1)]
+    found = table_departures(rows[1], rows[0])
+    assert (found.cells, found.missing) == (set(), "")
+    assert table_departures(rows[0], rows[0]).unmarked == ""
+    shown = f"<table>{rows[1]}<td>1"
+    publish_answers(run, [("receipts", shown, shown + "2")])
+    assert f"nothing is marked: more than {MAX_ROWS} rows" in write_report(run).read_text()
+
+
+def test_texts_of_many_words_with_nothing_but_white_space_in_common_are_left_unmarked():
+    ours, theirs = (" ".join(f"{name}{n}" for n in range(700)) for name in "ab")
+    assert marked_text(ours, theirs) is None
+    assert marked_text(ours, ours.replace("a9 ", "b9 ")).count("<mark>") == 1
 
 
 class Elements(HTMLParser):

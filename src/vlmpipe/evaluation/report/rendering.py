@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from vlmpipe.evaluation.report.differences import differing_cells, marked_text
+from vlmpipe.evaluation.report.differences import marked_text
 from vlmpipe.evaluation.report.fragments import fragment_html
+from vlmpipe.evaluation.report.table_differences import Departures, table_departures
 from vlmpipe.evaluation.report.untrusted import holds_table, table_html
 from vlmpipe.tasks import task_of
 
@@ -30,6 +31,12 @@ class Rendering:
     marked: Markup | None = None
     """The text with what departs from the reference marked."""
 
+    missing: str = ""
+    """What of a table is not there to be marked: `1 row, 1 column`."""
+
+    unmarked: str = ""
+    """Why departures of a table are not marked."""
+
     readable: bool = True
     """Whether the text is in the task's format."""
 
@@ -41,14 +48,21 @@ def rendering_of(task: str, text: str, reference: str | None = None) -> Renderin
     fragment, readable = _rendered(task, text)
     if fragment is not None and not _is_prose(fragment):
         other = reference and _rendered(task, reference)[0]
-        cells = differing_cells(fragment, other) if other else ()
-        inert = fragment_html(fragment, cells)
-        return Rendering(drawn=None if inert is None else Markup(inert))
+        found = table_departures(fragment, other) if other else Departures()
+        return _drawn(fragment_html(fragment, found.cells), found)
     if holds_table(text):
-        cells = differing_cells(text, reference) if reference is not None else ()
-        return Rendering(drawn=Markup(table_html(text, cells)), readable=readable)
+        found = Departures() if reference is None else table_departures(text, reference)
+        return _drawn(table_html(text, found.cells), found, readable)
     marked = marked_text(text, reference) if reference is not None else None
     return Rendering(marked=None if marked is None else Markup(marked), readable=readable)
+
+
+def _drawn(inert: str | None, found: Departures, readable: bool = True) -> Rendering:
+    if inert is None:
+        return Rendering(readable=readable)
+    return Rendering(
+        drawn=Markup(inert), missing=found.missing, unmarked=found.unmarked, readable=readable
+    )
 
 
 def _rendered(task: str, text: str) -> tuple[str | None, bool]:

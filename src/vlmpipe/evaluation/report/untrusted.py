@@ -40,6 +40,16 @@ class Policy:
     """Comments and declarations as text; they are left out otherwise."""
 
 
+def spans_of(attrs: Attributes) -> dict[str, int]:
+    """How many columns and rows a cell covers, by attribute, where it is more than one."""
+    kept = {
+        name: int(value)
+        for name, value in attrs
+        if name in SPANS and value is not None and re.fullmatch(r"[0-9]{1,3}", value)
+    }
+    return {name: value for name, value in kept.items() if 1 < value <= MAX_SPAN}
+
+
 def holds_table(text: str) -> bool:
     """Whether a text contains the beginning of a table."""
     return _TABLE.search(text) is not None
@@ -134,7 +144,7 @@ class _Rebuilder(HTMLParser):
     def _cell(self, attrs: Attributes) -> str:
         self._place += 1
         off = ' class="off"' if (self._row, self._place) in self._marked else ""
-        return off + _spans(attrs)
+        return off + "".join(f' {name}="{value}"' for name, value in spans_of(attrs).items())
 
     def _write_aside(self, text: str) -> None:
         if self._policy.shows_comments:
@@ -142,12 +152,3 @@ class _Rebuilder(HTMLParser):
 
     def _write_text(self, text: str) -> None:
         self._out.append(escape(text))
-
-
-def _spans(attrs: Attributes) -> str:
-    kept = {
-        name: int(value)
-        for name, value in attrs
-        if name in SPANS and value is not None and re.fullmatch(r"[0-9]{1,3}", value)
-    }
-    return "".join(f' {name}="{value}"' for name, value in kept.items() if 1 < value <= MAX_SPAN)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 from PIL import Image
 
@@ -31,9 +33,18 @@ class ScriptedEngine:
     engine_type: str = "hf"
     can_score: bool = True
     answer_seconds: float = 0.0
+    dies_of_blank: bool = False
+    serves: str | None = None
+    """What it calls the model it runs, as servers do."""
+
+    @property
+    def served(self) -> SimpleNamespace | None:
+        return SimpleNamespace(name=self.serves) if self.serves else None
 
     def complete(self, messages: Sequence[Message], *, max_new_tokens: int) -> Completion:
         order, _, rest = messages[-1].text.partition(":")
+        if self.dies_of_blank and any(_blank(image) for image in messages[-1].images):
+            os.kill(os.getpid(), signal.SIGSEGV)
         with self.diary.open("a", encoding="utf-8") as stream:
             stream.write(f"{order}:{rest}\n")
         text = self._obey(order, rest)
@@ -86,6 +97,21 @@ def _first_time(mark: Path) -> bool:
         return False
     mark.touch()
     return True
+
+
+class ScriptedBatch(ScriptedEngine):
+    """The same, four conversations at a time."""
+
+    def complete_all(
+        self, conversations: Iterable[Sequence[Message]], *, max_new_tokens: int
+    ) -> Iterator[Completion]:
+        supply = iter(conversations)
+        while batch := list(islice(supply, 4)):
+            yield from [self.complete(each, max_new_tokens=max_new_tokens) for each in batch]
+
+
+def _blank(image: Image.Image) -> bool:
+    return image.getpixel((0, 0)) == (255, 255, 255)
 
 
 def open_nothing() -> ScriptedEngine:
@@ -142,8 +168,11 @@ def with_pictures(count: int) -> ListSource:
     )
 
 
-def order_of(diary: Path, name: str = "hf:scripted", **options: object) -> SystemOrder:
+def order_of(
+    diary: Path, name: str = "hf:scripted", *, window: int = 1, **options: object
+) -> SystemOrder:
     """An order for a scripted engine."""
+    engine = ScriptedEngine if window == 1 else ScriptedBatch
     return SystemOrder(
         name=name,
         engine_type="hf",
@@ -152,5 +181,5 @@ def order_of(diary: Path, name: str = "hf:scripted", **options: object) -> Syste
         quantization=None,
         digests={"weights": "1" * 64},
         contract_digest="2" * 64,
-        open=partial(ScriptedEngine, diary, name, **options),
+        open=partial(engine, diary, name, **options),
     )

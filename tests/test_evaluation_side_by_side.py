@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import jsonschema
+import psutil
 import pytest
 
 from scripted_engines import asked, open_nothing, order_of, with_pictures
+from vlmpipe.errors import StageError
 from vlmpipe.evaluation.measuring import MetricPool
 from vlmpipe.evaluation.records import read_records, record_schema
 from vlmpipe.evaluation.side_by_side.child import Plan
@@ -168,6 +173,96 @@ def test_a_first_look_keeps_what_is_known_of_the_others(ask):
     assert [record.sample for record in records] == ["s0", "s1"]
 
 
+def test_a_first_look_leaves_failures_of_the_others_in_the_file(ask):
+    ask(asked("say:a", "refuse:b"))
+    found, records = ask(asked("say:a"), whole=False)
+    assert found.known == 1
+    assert [(r.sample, r.status) for r in records] == [("s0", "answered"), ("s1", "failed")]
+
+
+def test_losses_that_were_not_asked_for_are_asked_for_later(ask, diary):
+    _, (record,) = ask(asked("say:a"), plan=Plan(max_new_tokens=8, scored=False))
+    assert (record.loss, record.unscored) == (None, "not asked for")
+    _, (record,) = ask(asked("say:a"), plan=Plan(max_new_tokens=8))
+    assert (record.loss, record.unscored) == (1.0, None)
+    diary.unlink()
+    ask(asked("say:a"), plan=Plan(max_new_tokens=8, scored=False))
+    assert not diary.exists()
+
+
+def test_an_engine_that_cannot_score_is_not_asked_twice(ask, diary):
+    _, (record,) = ask(asked("say:a"), order_of(diary, can_score=False))
+    assert "cannot say how likely" in record.unscored
+    diary.unlink()
+    ask(asked("say:a"), order_of(diary, can_score=False))
+    assert not diary.exists()
+
+
+def test_one_of_several_in_flight_kills_the_engine_and_the_others_are_asked_again(ask, diary):
+    prompts_ = ["say:a", "say:b", "die:c", "say:d", "say:e"]
+    found, records = ask(asked(*prompts_), order_of(diary, window=4))
+    assert (found.failed, found.given_up) == (1, None)
+    assert {r.sample: r.status for r in records} == {
+        "s0": "answered",
+        "s1": "answered",
+        "s2": "failed",
+        "s3": "answered",
+        "s4": "answered",
+    }
+
+
+def test_other_arithmetic_or_another_resize_is_another_system(ask, diary):
+    ask(asked("say:a"))
+    for changed in ({"compute": {"dtype": "bfloat16"}}, {"image_resize": "runtime"}):
+        diary.unlink()
+        found, _ = ask(asked("say:a"), replace(order_of(diary), **changed))
+        assert prompts(diary) == ["say:a"]
+        assert found.set_aside is not None
+
+
+def test_another_model_behind_the_same_address_is_another_system(ask, diary):
+    ask(asked("say:a"), order_of(diary, serves="alpha"))
+    diary.unlink()
+    found, (record,) = ask(asked("say:a"), order_of(diary, serves="beta"))
+    assert prompts(diary) == ["say:a"]
+    assert record.model_name == "beta"
+    assert found.set_aside is not None
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path, ask):
+    (tmp_path / "predictions").write_text("a file")
+    with pytest.raises(StageError, match="records cannot be written to"):
+        ask(asked("say:a"))
+
+
+def test_children_end_with_a_parent_that_is_killed(tmp_path, diary):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from scripted_engines import asked, order_of\n"
+        "from vlmpipe.evaluation.side_by_side.child import Plan\n"
+        "from vlmpipe.evaluation.side_by_side.process import EngineProcess\n"
+        "if __name__ == '__main__':\n"
+        "    order, log = order_of(Path(sys.argv[1])), Path(sys.argv[1] + '.log')\n"
+        "    with EngineProcess(order, asked('hang:a'), Plan(8), log, timeout_s=600) as process:\n"
+        "        process.ready()\n"
+        "        print(process._process.pid, flush=True)\n"
+        "        sys.stdin.read()\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, script, diary],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.communicate()
+    psutil.wait_procs([child], timeout=30)
+    assert not child.is_running()
+
+
 def test_records_of_other_weights_are_set_aside(ask, diary, tmp_path):
     ask(asked("say:a"))
     diary.unlink()
@@ -212,10 +307,28 @@ def test_image_reliance_is_measured_and_remembered(ask, diary):
     facts = summary_of(found)["passes"]["heldout"]
     assert facts["reliance"]["loss_true"] == 0.5
     assert facts["reliance"]["image_gain"] == 0.0
+    assert facts["reliance_samples"] == 2
     diary.unlink()
     again, _ = ask(source, plan=plan)
     assert not diary.exists()
     assert summary_of(again)["passes"]["heldout"] == facts
+
+
+def test_asking_with_more_other_images_measures_again(ask, diary):
+    source = with_pictures(3)
+    ask(source, plan=Plan(max_new_tokens=8, reliance_samples=2))
+    diary.unlink()
+    found, _ = ask(source, plan=Plan(max_new_tokens=8, reliance_samples=3))
+    assert summary_of(found)["passes"]["heldout"]["reliance_samples"] == 3
+    assert diary.exists()
+
+
+def test_an_engine_that_dies_of_a_blank_image_keeps_its_answers(ask, diary):
+    source, plan = with_pictures(3), Plan(max_new_tokens=8, reliance_samples=2)
+    found, records = ask(source, order_of(diary, dies_of_blank=True), plan=plan)
+    assert (found.failed, found.given_up) == (0, None)
+    assert [record.status for record in records] == ["answered"] * 3
+    assert "SIGSEGV" in summary_of(found)["passes"]["heldout"]["reliance_unmeasured"]
 
 
 def test_the_engine_is_busy_and_its_memory_known(ask, diary):

@@ -18,7 +18,7 @@ from rich.table import Table
 from vlmpipe.cli import options
 from vlmpipe.cli.console import RichReporter
 from vlmpipe.cli.execute import quieten_libraries
-from vlmpipe.cli.output import print_json, stdout_reserved
+from vlmpipe.cli.output import error_as_json, print_json, stdout_reserved
 from vlmpipe.config import Config, load_config
 from vlmpipe.errors import ConfigError, InterruptError, StageError
 from vlmpipe.pipeline.lock import run_lock
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 ALL = "all"
 LEGEND = (
-    "95 %: bootstrap interval of the mean. Δ and same: against {against}, on samples that both"
-    " answered; * p < 0.05 in a paired permutation test. s: median of whole requests."
+    "n: answers. 95 %: bootstrap interval of the mean. Δ and same: against {against}, on samples"
+    " that both answered; * p < 0.05 in a paired permutation test. s: median of whole requests."
 )
 RESIZES = ("contract", "runtime")
 
@@ -130,13 +130,15 @@ def evaluate(
     console = Console(stderr=as_json)
     with stdout_reserved(as_json):
         found, report = _run(asked, console)
-    _print(asked, found, report, console, as_json=as_json)
-    if not found.complete:
-        raise StageError(
-            "not every sample was answered by every engine",
-            f"what failed is asked again by the same command: {_command()}",
-            problems=_problems(found),
-        )
+    error = None if found.complete else _incomplete(found)
+    if as_json:
+        _print_json(asked, found, report, error)
+    else:
+        _print(found, report, console)
+    if error and as_json:
+        raise typer.Exit(error.exit_code)
+    if error:
+        raise error
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,8 @@ def _run(asked: _Asked, console: Console) -> tuple[Evaluation, Path]:
     _refuse_absent(asked.against, [order.name for order in orders])
     setting = _setting(asked, systems)
     reporter = RichReporter(console)
+    for line in systems.departures():
+        console.print(f"note: {line}", markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"{setting.source.count} samples of {setting.source.name}, "
         + ", ".join(order.name for order in orders),
@@ -238,7 +242,7 @@ def _command() -> str:
 
 
 def _problems(found: Evaluation) -> list[str]:
-    refused = [f"{name} was not opened: {error.message}" for name, error in found.refused.items()]
+    refused = [f"not opened: {error.message}" for error in found.refused.values()]
     given_up = [f"{p.engine} was given up: {p.given_up}" for p in found.passes if p.given_up]
     failed = [
         f"{p.engine}: {p.failed} samples failed, the first: {p.first_error}"
@@ -248,20 +252,26 @@ def _problems(found: Evaluation) -> list[str]:
     return [*refused, *given_up, *failed]
 
 
-def _print(
-    asked: _Asked, found: Evaluation, report: Path, console: Console, *, as_json: bool
-) -> None:
-    if as_json and found.complete:
-        engines = [asdict(each) for each in found.standings]
-        print_json(
-            {
-                "run": asked.config.run.name,
-                "against": found.against,
-                "engines": engines,
-                "report": str(report),
-            }
-        )
-        return
+def _incomplete(found: Evaluation) -> StageError:
+    return StageError(
+        "not every sample was answered by every engine",
+        f"what failed is asked again by the same command: {_command()}",
+        problems=_problems(found),
+    )
+
+
+def _print_json(asked: _Asked, found: Evaluation, report: Path, error: StageError | None) -> None:
+    """The figures there are, and beside them what is missing."""
+    figures = {
+        "run": asked.config.run.name,
+        "against": found.against,
+        "engines": [asdict(each) for each in found.standings],
+        "report": str(report),
+    }
+    print_json(figures | (error_as_json(error) if error else {}))
+
+
+def _print(found: Evaluation, report: Path, console: Console) -> None:
     if found.standings:
         console.print(_table(found.standings))
         if len(found.standings) > 1:
@@ -280,7 +290,7 @@ def _table(standings: Sequence[Standing]) -> Table:
     metric = standings[0].summary.primary_metric
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     table.add_column("engine", overflow="fold")
-    for column in (metric, "95 %", "Δ", "same", "loss", "cut", "failed", "s"):
+    for column in ("n", metric, "95 %", "Δ", "same", "loss", "cut", "failed", "s"):
         table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
     for each in standings:
         table.add_row(*map(escape, _row(each, metric)))
@@ -292,6 +302,7 @@ def _row(standing: Standing, metric: str) -> list[str]:
     figure, loss = summary.metrics.get(metric), summary.metrics.get("loss")
     return [
         standing.engine,
+        str(summary.answered),
         "not measured" if figure is None else f"{figure.value:.3f}",
         _interval(figure),
         _difference(standing.difference),

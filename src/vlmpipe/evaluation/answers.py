@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vlmpipe.encoding.conversation import Message, Sample
-from vlmpipe.engines.base import Completion, Engine, Score
+from vlmpipe.engines.base import Completion, Engine, Failure, Score
 from vlmpipe.evaluation.measuring import Measured
-from vlmpipe.evaluation.records import Record, System
+from vlmpipe.evaluation.records import NOT_ASKED, Record, System
 from vlmpipe.evaluation.sources import inputs_digest
 from vlmpipe.tasks import task_of
 
@@ -104,12 +104,14 @@ def answered_fields(completion: Completion) -> dict[str, Any]:
     }
 
 
-def scored_fields(score: Score | None) -> dict[str, Any]:
-    """What a record takes from a score: nothing where the engine did not say, or said what is no
-    number.
-    """
-    if score is None or not math.isfinite(score.loss):
-        return {}
+def scored_fields(score: Score | Failure | None) -> dict[str, Any]:
+    """What a record takes from a score, or why there is none; None: it was not asked for."""
+    if score is None:
+        return {"unscored": NOT_ASKED}
+    if isinstance(score, Failure):
+        return {"unscored": writable(score.message)}
+    if not math.isfinite(score.loss):
+        return {"unscored": f"the loss is {score.loss}"}
     return {
         "loss": score.loss,
         "token_accuracy": score.accuracy,

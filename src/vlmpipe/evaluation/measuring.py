@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from vlmpipe.system.parenthood import die_with_parent, interrupts_held
 from vlmpipe.tasks import task_of
 
 TIMEOUT_S = 60.0
@@ -56,12 +57,15 @@ class MetricPool:
 
         self._timeout_s = timeout_s
         self._measure = measure or _measure
-        self._pool: Any = ProcessPool(
-            max_workers=workers or min(4, len(os.sched_getaffinity(0))),
-            initializer=_begin_worker,
-            # A forked child of a process with threads of torch or llama.cpp may never wake.
-            context=multiprocessing.get_context("spawn"),
-        )
+        with interrupts_held():
+            self._pool: Any = ProcessPool(
+                max_workers=workers or min(4, len(os.sched_getaffinity(0))),
+                initializer=_begin_worker,
+                # A forked child of a process with threads of torch or llama.cpp may never wake.
+                context=multiprocessing.get_context("spawn"),
+            )
+            # The pool starts its threads, and they the workers, with the first task.
+            self._pool.schedule(os.getpid)
 
     def submit(self, task: str, prediction: str, reference: str) -> Future[dict[str, float]]:
         """Measure in the background; `measured` makes a result of what it comes to."""
@@ -108,7 +112,7 @@ class MetricPool:
 
 
 def _begin_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
     os.nice(NICENESS)
     # Data, not address space: Node reserves hundreds of gigabytes that it never uses.
     with contextlib.suppress(OSError, ValueError):

@@ -20,6 +20,9 @@ SCHEMA_VERSION = 1
 MAX_NAME = 100
 """Characters of an engine's name in its file's: file systems take 255 bytes."""
 
+NOT_ASKED = "not asked for"
+"""Why a record has no loss that could have one; it is asked again where a loss is wanted."""
+
 PREDICTIONS_FOLDER = "predictions"
 """Under a run, beside its stages."""
 
@@ -38,6 +41,12 @@ class Sampling(_Strict):
     max_new_tokens: int
     """An answer is cut here."""
 
+    image_resize: Literal["contract", "runtime"] = "contract"
+    """Who brought images to their size: this program, by the contract, or the server."""
+
+    compute: dict[str, str] = Field(default_factory=dict)
+    """What rounding depends on, where it is ours to choose: dtype, attention, batch size."""
+
 
 class System(_Strict):
     """What produced an answer: change any of it and the answers may change."""
@@ -50,7 +59,9 @@ class System(_Strict):
     engine_version: str
     """The library's or the server's own words."""
 
-    lora_enabled: bool
+    lora_enabled: bool | None
+    """None where a server does not say."""
+
     merge_state: MergeState
     """`base`: untouched; `adapter`: on top of the base; `merged`: one set of weights; `full`: every
     weight was trained; `unknown`: a server that does not say."""
@@ -78,7 +89,8 @@ class Record(System):
     schema_version: int = SCHEMA_VERSION
     sample: str
     split: str
-    """`heldout`, `train`, or `FOLDER/FILE` of the file that the sample came from."""
+    """`heldout`, `train`, or `FOLDER/FILE#…` of the file that the sample came from, with a digest
+    of its place."""
 
     inputs: str
     """sha256 of the conversation, its images and the reference: a sample changed under the same id
@@ -108,6 +120,9 @@ class Record(System):
 
     loss: float | None = None
     """Of the reference, teacher-forced: nats a token. None where the engine cannot say."""
+
+    unscored: str | None = None
+    """Why there is no loss."""
 
     token_accuracy: float | None = None
     """Share of the reference's tokens that were the likeliest, teacher-forced."""

@@ -26,7 +26,7 @@ class SampleSource(Protocol):
 
     @property
     def name(self) -> str:
-        """As it stands in records: `heldout`, `train`, or a file's name with its folder's."""
+        """As it stands in records: `heldout`, `train`, or `FOLDER/FILE#DIGEST`."""
 
     @property
     def count(self) -> int:
@@ -90,9 +90,10 @@ def open_source(config: Config, data: str, setup: Path | None, limit: int | None
 
 
 def _name_of(path: Path) -> str:
-    """With its folder: many files of samples are called alike."""
+    """With its folder, and a digest of where that is: many files of samples are called alike."""
     whole = path.resolve()
-    return f"{whole.parent.name}/{whole.name}"
+    digest = hashlib.sha256(str(whole).encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{whole.parent.name}/{whole.name}#{digest[:6]}"
 
 
 def pick(source: SampleSource, ids: Collection[str]) -> dict[str, Sample]:

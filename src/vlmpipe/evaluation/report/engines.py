@@ -107,13 +107,15 @@ def _identity(file: EngineFile) -> list[tuple[str, str]]:
         ("engine", f"{system.engine_type}, {system.engine_version}"),
         ("weights", _weights(system.merge_state, system.lora_enabled)),
         ("quantisation", system.quantization or "none, or not said"),
+        ("images", f"resized by the {sampling.image_resize}"),
+        ("computed with", ", ".join(f"{k} {v}" for k, v in sampling.compute.items()) or "not said"),
         ("answers", f"{drawn}, at most {sampling.max_new_tokens} tokens, seed {system.seed}"),
         ("preprocess contract", system.preprocess_contract[:12]),
     ]
     return found + [(name, f"sha256 {digest[:12]}…") for name, digest in system.digests.items()]
 
 
-def _weights(state: str, lora: bool) -> str:
+def _weights(state: str, lora: bool | None) -> str:
     words = {
         "base": "as published",
         "adapter": "base, adapter on top",

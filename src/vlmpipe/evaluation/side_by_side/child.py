@@ -7,7 +7,6 @@ evaluation; and so that each engine's memory is its own.
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,11 +21,15 @@ from vlmpipe.engines.answering import answers
 from vlmpipe.engines.base import Completion, Engine, Failure, Score
 from vlmpipe.errors import VlmpipeError
 from vlmpipe.evaluation.answers import prompt_text
+from vlmpipe.evaluation.measuring import MetricPool
 from vlmpipe.evaluation.memory import peak_memory_mib, reset_peak_memory
 from vlmpipe.evaluation.reliance import measure_reliance, probes_of, why_not_measurable
 from vlmpipe.evaluation.sources import SampleSource, inputs_digest
 from vlmpipe.evaluation.systems import SystemOrder
+from vlmpipe.system.parenthood import die_with_parent
 from vlmpipe.tasks import task_of
+
+CANNOT_SCORE = "the engine cannot say how likely a given answer is"
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Ready:
 
     version: str
     can_score: bool
+    served_model: str | None = None
+    """What a server calls what it runs."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,9 @@ class Work:
 
     done: Mapping[str, str]
     """Digest of the inputs by id, of samples that need not be asked."""
+
+    suspects: frozenset[str] = frozenset()
+    """Samples that were in flight when the engine died: they are asked first, one at a time."""
 
     reliance_known: bool = False
 
@@ -75,7 +83,8 @@ class Outcome:
     """What came of the earliest sample asked that had no outcome yet."""
 
     completion: Completion | Failure
-    score: Score | None = None
+    score: Score | Failure | None = None
+    """A failure says why there is none; None: not asked for."""
 
 
 @dataclass(frozen=True)
@@ -90,15 +99,23 @@ class Finished:
     samples: frozenset[str]
     """Ids of all samples of the source."""
 
+    asked: int
     busy: float | None
     """Share of the time from the first question to the last answer in which the engine worked; None
     where nothing was asked."""
 
     peak_memory_mib: float
-    reliance: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RelianceFound:
+    """What came of asking with other images; the last message."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
     """Losses and task metric with true, blank and swapped images, and the gains."""
 
-    reliance_unmeasured: str | None = None
+    unmeasured: str | None = None
+    peak_memory_mib: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -121,15 +138,17 @@ def hold_engine(
     order: SystemOrder, source: SampleSource, plan: Plan, log: Path, connection: Connection
 ) -> None:
     """Entry point of the process: open, ask, send; ends when all is asked."""
-    # An interrupt reaches the whole group; the process that reads decides what becomes of it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
     _write_to(log)
     reset_peak_memory()
     try:
         with closing(order.open()) as engine:
-            connection.send(Ready(engine.version, engine.can_score))
+            served = getattr(engine, "served", None)
+            name = None if served is None else str(served.name)
+            connection.send(Ready(engine.version, engine.can_score, name))
             asking = _Asking(engine, source, plan, connection.recv(), connection)
             connection.send(asking.run())
+            connection.send(asking.reliance())
     except VlmpipeError as error:
         connection.send(Broken(error.message, tuple(error.remedies), tuple(error.problems)))
     except BrokenPipeError:
@@ -157,14 +176,29 @@ class _Asking:
         self._connection = connection
         self._waiting: deque[Sample] = deque()
         self._seen: set[str] = set()
+        self._asked = 0
         self._loading_seconds = 0.0
         self._begun: float | None = None
         self._engine_seconds = 0.0
 
     def run(self) -> Finished:
-        """Ask what is not done."""
+        """Ask what is not done: suspects one at a time, then the others as the engine likes."""
+        if self._work.suspects:
+            for sample in self._source:
+                if sample.id in self._work.suspects:
+                    self._ask(iter([sample]))
+        self._ask(iter(self._source))
+        ended = time.perf_counter()
+        return Finished(
+            samples=frozenset(self._seen),
+            asked=self._asked,
+            busy=self._engine_seconds / (ended - self._begun) if self._begun else None,
+            peak_memory_mib=peak_memory_mib(),
+        )
+
+    def _ask(self, samples: Iterator[Sample]) -> None:
         found = answers(
-            self._engine, self._conversations(), max_new_tokens=self._plan.max_new_tokens
+            self._engine, self._conversations(samples), max_new_tokens=self._plan.max_new_tokens
         )
         while True:
             begun, loading = time.perf_counter(), self._loading_seconds
@@ -175,23 +209,21 @@ class _Asking:
             spent = time.perf_counter() - begun - (self._loading_seconds - loading)
             self._engine_seconds += spent
             self._connection.send(outcome)
-        ended = time.perf_counter()
-        reliance, unmeasured = self._reliance()
-        return Finished(
-            samples=frozenset(self._seen),
-            busy=self._engine_seconds / (ended - self._begun) if self._begun else None,
-            peak_memory_mib=peak_memory_mib(),
-            reliance=reliance,
-            reliance_unmeasured=unmeasured,
-        )
 
-    def _conversations(self) -> Iterator[Sequence[Message]]:
+    def reliance(self) -> RelianceFound:
+        """What other images do to losses and answers."""
+        metrics, unmeasured = self._reliance()
+        return RelianceFound(metrics, unmeasured, peak_memory_mib())
+
+    def _conversations(self, samples: Iterator[Sample]) -> Iterator[Sequence[Message]]:
         begun = time.perf_counter()
-        for sample in self._source:
-            self._seen.add(sample.id)
+        for sample in samples:
             inputs = inputs_digest(sample)
-            if self._work.done.get(sample.id) == inputs:
+            known = sample.id in self._seen or self._work.done.get(sample.id) == inputs
+            self._seen.add(sample.id)
+            if known:
                 continue
+            self._asked += 1
             self._waiting.append(sample)
             prompt = prompt_text(sample.prompt)
             asked = Asked(sample.id, inputs, sample.task, prompt, sample.reference)
@@ -203,35 +235,39 @@ class _Asking:
             begun = time.perf_counter()
         self._loading_seconds += time.perf_counter() - begun
 
-    def _score(self, sample: Sample, completion: Completion | Failure) -> Score | None:
-        if isinstance(completion, Failure) or not (self._plan.scored and self._engine.can_score):
+    def _score(self, sample: Sample, completion: Completion | Failure) -> Score | Failure | None:
+        if isinstance(completion, Failure) or not self._plan.scored:
             return None
+        if not self._engine.can_score:
+            return Failure(CANNOT_SCORE)
         try:
             return self._engine.score(sample.prompt, sample.reference)
-        except VlmpipeError:
+        except VlmpipeError as error:
             # A reference that does not fit the context, say: the answer stands without its loss.
-            return None
+            return Failure(error.message)
 
     def _reliance(self) -> tuple[Mapping[str, float], str | None]:
         """Reliance metrics without the engine's name, or why there are none."""
         if not self._plan.reliance_samples or self._work.reliance_known:
             return {}, None
         if not self._engine.can_score:
-            return {}, "the engine cannot say how likely a given answer is"
+            return {}, CANNOT_SCORE
         samples = list(islice((s for s in self._source if s.images), self._plan.reliance_samples))
         unmeasured = why_not_measurable(samples)
         if unmeasured:
             return {}, unmeasured
         primary = task_of(samples[0].task).primary_metric
         try:
-            measured = measure_reliance(
-                self._engine,
-                probes_of(samples),
-                task_of,
-                primary,
-                max_new_tokens=self._plan.max_new_tokens,
-                on_step=lambda: self._connection.send(Alive()),
-            )
+            with MetricPool(1) as pool:
+                measured = measure_reliance(
+                    self._engine,
+                    probes_of(samples),
+                    task_of,
+                    primary,
+                    max_new_tokens=self._plan.max_new_tokens,
+                    measure=pool.measure,
+                    on_step=lambda: self._connection.send(Alive()),
+                )
         except VlmpipeError as error:
             return {}, error.message
         flat = measured.as_metrics(primary, "")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vlmpipe.errors import VlmpipeError
 from vlmpipe.evaluation.measuring import MetricPool
-from vlmpipe.evaluation.records import read_records
+from vlmpipe.evaluation.records import Record, read_records
 from vlmpipe.evaluation.side_by_side.run import Pass, Setting, ask_engine
 from vlmpipe.evaluation.statistics import Paired
 from vlmpipe.evaluation.summary import SplitSummary, Values, collect
@@ -72,7 +72,10 @@ def evaluate(
                 refused[order.name] = error
             reporter.progress_done()
             reporter.note(_line(order.name, passes, refused))
-    chosen = against or _reference([each.engine for each in passes])
+    names = [each.engine for each in passes]
+    chosen = against if against in names else _reference(names)
+    if against and chosen and against != chosen:
+        reporter.note(f"{against} was not asked: the others are held against {chosen}")
     return Evaluation(passes, refused, chosen, _standings(passes, setting.source.name, chosen))
 
 
@@ -83,7 +86,7 @@ def _reference(names: Sequence[str]) -> str:
 
 def _line(name: str, passes: Sequence[Pass], refused: dict[str, VlmpipeError]) -> str:
     if name in refused:
-        return refused[name].message
+        return f"not opened: {refused[name].message}"
     last = passes[-1]
     known = f", {last.known} answered before" if last.known else ""
     failed = f", {last.failed} failed" if last.failed else ""
@@ -126,15 +129,24 @@ class _Answers:
 
 
 def _answers(each: Pass, split: str) -> _Answers | None:
-    values = collect(read_records(each.path), each.engine).get(split)
+    values = collect(_records(each, split), each.engine).get(split)
     if values is None:
         return None
     texts = {
         record.sample: hash(record.prediction)
-        for record in read_records(each.path)
-        if record.split == split and record.status == "answered"
+        for record in _records(each, split)
+        if record.status == "answered"
     }
     return _Answers(values, texts)
+
+
+def _records(each: Pass, split: str) -> Iterator[Record]:
+    """Of the samples that this evaluation is about: a file may hold more of the split."""
+    return (
+        record
+        for record in read_records(each.path)
+        if record.split == split and (each.samples is None or record.sample in each.samples)
+    )
 
 
 def _same(first: dict[str, int], second: dict[str, int]) -> float | None:

@@ -18,11 +18,15 @@ from vlmpipe.evaluation.side_by_side.child import (
     Outcome,
     Plan,
     Ready,
+    RelianceFound,
     Work,
     hold_engine,
 )
 from vlmpipe.evaluation.sources import SampleSource
 from vlmpipe.evaluation.systems import SystemOrder
+from vlmpipe.system.parenthood import interrupts_held
+
+Message = Ready | Alive | Asked | Outcome | Finished | RelianceFound
 
 GRACE_S = 5.0
 """To an engine that was asked to end."""
@@ -49,7 +53,8 @@ class EngineProcess:
         self._process = context.Process(
             target=hold_engine, args=(order, source, plan, log, theirs), name=order.name
         )
-        self._process.start()
+        with interrupts_held():
+            self._process.start()
         theirs.close()
 
     def ready(self) -> Ready:
@@ -71,11 +76,18 @@ class EngineProcess:
         return message
 
     def begin(self, work: Work) -> None:
-        """Have it ask what is not done."""
-        self._connection.send(work)
+        """Have it ask what is not done.
 
-    def messages(self) -> Iterator[Asked | Outcome | Finished]:
-        """What happens, until all is asked.
+        Raises:
+            EngineDiedError: when it is gone already.
+        """
+        try:
+            self._connection.send(work)
+        except OSError:
+            raise self._died() from None
+
+    def messages(self) -> Iterator[Asked | Outcome | Finished | RelianceFound]:
+        """What happens, to the end.
 
         Raises:
             EngineDiedError: when the process ends before that, or gives no answer in time.
@@ -87,20 +99,17 @@ class EngineProcess:
             if isinstance(message, Ready):
                 raise TypeError(f"unexpected {message!r}")
             yield message
-            if isinstance(message, Finished):
+            if isinstance(message, RelianceFound):
                 return
 
-    def _receive(self, timeout_s: float | None) -> Ready | Alive | Asked | Outcome | Finished:
+    def _receive(self, timeout_s: float | None) -> Message:
         if timeout_s is not None and not self._connection.poll(timeout_s):
             self._process.kill()
             raise EngineDiedError(f"no answer for {timeout_s:g} s; the engine's process was ended")
         try:
             message = self._connection.recv()
         except (EOFError, OSError):
-            self._process.join(GRACE_S)
-            raise EngineDiedError(
-                f"the engine's process died ({_cause(self._process.exitcode)})"
-            ) from None
+            raise self._died() from None
         if isinstance(message, Crashed):
             self._process.join(GRACE_S)
             raise EngineDiedError(f"the engine failed: {message.message}")
@@ -112,8 +121,12 @@ class EngineProcess:
                 *message.remedies,
                 problems=message.problems,
             )
-        found: Ready | Alive | Asked | Outcome | Finished = message
+        found: Message = message
         return found
+
+    def _died(self) -> EngineDiedError:
+        self._process.join(GRACE_S)
+        return EngineDiedError(f"the engine's process died ({_cause(self._process.exitcode)})")
 
     def __enter__(self) -> EngineProcess:
         return self

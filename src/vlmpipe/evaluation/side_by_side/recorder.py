@@ -6,10 +6,9 @@ import math
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
 
 from vlmpipe.engines.base import Completion, Failure, Score
-from vlmpipe.evaluation.answers import writable
+from vlmpipe.evaluation.answers import answered_fields, scored_fields, writable
 from vlmpipe.evaluation.measuring import Measured, MetricPool
 from vlmpipe.evaluation.records import Record, System
 from vlmpipe.evaluation.side_by_side.child import Asked
@@ -40,7 +39,9 @@ class Recorder:
         self.failed = 0
         self.first_error: str | None = None
 
-    def take(self, asked: Asked, completion: Completion | Failure, score: Score | None) -> None:
+    def take(
+        self, asked: Asked, completion: Completion | Failure, score: Score | Failure | None = None
+    ) -> None:
         """An outcome; blocks where too many wait to be measured."""
         record = self._record(asked, completion, score)
         future = None
@@ -65,7 +66,7 @@ class Recorder:
             self._on_record()
 
     def _record(
-        self, asked: Asked, completion: Completion | Failure, score: Score | None
+        self, asked: Asked, completion: Completion | Failure, score: Score | Failure | None
     ) -> Record:
         known = self._system.model_dump() | {
             "sample": asked.sample,
@@ -77,29 +78,8 @@ class Recorder:
         }
         if isinstance(completion, Failure):
             return Record(**known, status="failed", error=writable(completion.message))
-        return Record(**known, status="answered", **_answered(completion), **_scored(score))
-
-
-def _answered(completion: Completion) -> dict[str, Any]:
-    return {
-        "prediction": writable(completion.text),
-        "cut": completion.finish_reason == "length",
-        "prompt_tokens": completion.prompt_tokens,
-        "completion_tokens": completion.completion_tokens,
-        "seconds": completion.seconds,
-        "first_token_seconds": completion.first_token_seconds,
-    }
-
-
-def _scored(score: Score | None) -> dict[str, Any]:
-    """Nothing where the engine did not say, or said what is no number."""
-    if score is None or not math.isfinite(score.loss):
-        return {}
-    return {
-        "loss": score.loss,
-        "token_accuracy": score.accuracy,
-        "reference_tokens": score.tokens,
-    }
+        found = answered_fields(completion) | scored_fields(score)
+        return Record(**known, status="answered", **found)
 
 
 def _with_metrics(record: Record, measured: Measured) -> Record:

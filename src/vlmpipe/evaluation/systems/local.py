@@ -91,6 +91,7 @@ def _merged(run: Run, asking: Asking, name: str) -> SystemOrder:
         digests=weights(merge, "model/"),
         contract_digest=read_contract(merge.folder).digest,
         open=partial(opening.open_merged, run.config, merge.folder, name, asking.batch_size),
+        compute=_compute(run, asking),
     )
 
 
@@ -117,7 +118,17 @@ def _trained(run: Run, asking: Asking, name: str, subject: str) -> SystemOrder:
             subject,
             asking.batch_size,
         ),
+        compute=_compute(run, asking),
     )
+
+
+def _compute(run: Run, asking: Asking) -> dict[str, str]:
+    model = run.config.model
+    return {
+        "dtype": model.dtype,
+        "attn_implementation": model.attn_implementation,
+        "batch_size": str(asking.batch_size),
+    }
 
 
 def _trained_digests(run: Run, subject: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vlmpipe.config import Config
 from vlmpipe.errors import ConfigError, VlmpipeError
-from vlmpipe.evaluation.published import PublishedStage, published_stages
+from vlmpipe.evaluation.published import PublishedStage, departures, published_stages
 from vlmpipe.evaluation.systems.local import hf_order, llama_cpp_order
 from vlmpipe.evaluation.systems.opening import Asking
 from vlmpipe.evaluation.systems.order import SystemOrder
@@ -94,6 +94,10 @@ class Systems:
         """Where the prepared data lies, if setup was published."""
         setup = self._run.stages.get("setup")
         return setup.folder if setup else None
+
+    def departures(self) -> list[str]:
+        """Where a stage was made from another version of one before it than the one taken here."""
+        return departures(self._run.stages)
 
     def _refusal(self, asked: int, problems: Sequence[str]) -> ConfigError:
         return ConfigError(

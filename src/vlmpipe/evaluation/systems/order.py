@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from vlmpipe.engines.base import Engine, EngineType
 from vlmpipe.evaluation.records import MergeState, Sampling, System
@@ -21,19 +22,35 @@ class SystemOrder:
     digests: Mapping[str, str]
     contract_digest: str
     open: Callable[[], Engine]
+    image_resize: Literal["contract", "runtime"] = "contract"
+    compute: Mapping[str, str] = field(default_factory=dict)
+    attempts: int = 1
+    """How often the engine may ask for one answer, each time as long as one may take."""
 
-    def identity(self, engine_version: str, *, max_new_tokens: int, seed: int) -> System:
-        """What stands in each record."""
+    def identity(
+        self,
+        engine_version: str,
+        *,
+        max_new_tokens: int,
+        seed: int,
+        served_model: str | None = None,
+    ) -> System:
+        """What stands in each record; `served_model` is what a server calls what it runs."""
+        lora = None if self.merge_state == "unknown" else self.merge_state == "adapter"
         return System(
             engine=self.name,
-            model_name=self.model_name,
+            model_name=served_model or self.model_name,
             engine_type=self.engine_type,
             engine_version=engine_version,
-            lora_enabled=self.merge_state == "adapter",
+            lora_enabled=lora,
             merge_state=self.merge_state,
             quantization=self.quantization,
             digests=dict(self.digests),
-            sampling=Sampling(max_new_tokens=max_new_tokens),
+            sampling=Sampling(
+                max_new_tokens=max_new_tokens,
+                image_resize=self.image_resize,
+                compute=dict(self.compute),
+            ),
             seed=seed,
             preprocess_contract=self.contract_digest,
         )

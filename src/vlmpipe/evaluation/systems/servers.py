@@ -31,6 +31,8 @@ def openai_order(run: Run, asking: Asking, name: str, address: str) -> SystemOrd
         digests={},
         contract_digest=contract.digest,
         open=partial(opening.open_openai, url, model or None, contract, name, asking),
+        image_resize=asking.resize,
+        attempts=asking.retries + 1,
     )
 
 

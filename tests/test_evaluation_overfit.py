@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation_fakes import colour_sample, compared
-from vlmpipe.evaluation.validation.overfit import difference_interval, overfit_gap
+from vlmpipe.evaluation.validation.overfit import difference_interval, overfit_gaps
 
 values = st.lists(st.floats(0, 1), min_size=2, max_size=12)
 
@@ -17,7 +17,7 @@ def test_gap_is_training_minus_heldout_with_both_counts():
     train = [colour_sample(str(n), f"#0000{n:02x}", "right") for n in range(4)]
     heldout = [colour_sample(str(n), f"#ff00{n:02x}", "right") for n in range(4)]
     answers = {"#ff0000": "right", **{f"#0000{n:02x}": "right" for n in range(4)}}
-    gap = overfit_gap(compared(answers, {"train": train, "heldout": heldout}))
+    [gap] = overfit_gaps(compared(answers, {"train": train, "heldout": heldout})).values()
     assert gap is not None
     assert (gap.train, gap.heldout) == (1.0, pytest.approx(0.25, abs=0.2))
     assert gap.counts == "4 and 4 samples"
@@ -26,7 +26,24 @@ def test_gap_is_training_minus_heldout_with_both_counts():
 
 def test_nothing_held_out_leaves_no_gap():
     train = [colour_sample("a", "#0000ff", "right")]
-    assert overfit_gap(compared({}, {"train": train, "heldout": []})) is None
+    assert overfit_gaps(compared({}, {"train": train, "heldout": []})) == {"qa": None}
+
+
+def test_each_task_has_its_gap_in_its_own_metric():
+    """Learned by heart in one task and not in the other: a mean of both would hide it."""
+    table = "<table><tr><td>a</td></tr></table>"
+    splits = {
+        split: [
+            *(colour_sample(f"q{n}", f"#{red}000{n:x}", "right") for n in range(2)),
+            *(colour_sample(f"t{n}", f"#{red}00f{n:x}", table, "table") for n in range(2)),
+        ]
+        for split, red in (("train", "00"), ("heldout", "ff"))
+    }
+    answers = {f"#{red}000{n:x}": "right" for red in ("00", "ff") for n in range(2)}
+    answers |= {f"#0000f{n:x}": table for n in range(2)}
+    gaps = overfit_gaps(compared(answers, splits))
+    assert (gaps["qa"].metric, gaps["qa"].value) == ("agreement", 0.0)
+    assert (gaps["table"].metric, gaps["table"].value) == ("teds", 1.0)
 
 
 def test_one_value_on_a_side_has_no_interval():

@@ -136,6 +136,43 @@ def test_a_gap_that_few_samples_do_not_settle_fails_and_says_so():
     assert "not told apart" not in sure[0]
 
 
+TABLE = "<table><tr><td>a</td></tr></table>"
+MIXED = {
+    "train": [*samples_of(SEEN), colour_sample("t", "#111111", TABLE, "table")],
+    "heldout": [
+        *samples_of(HELD),
+        *(colour_sample(f"u{n}", f"#22222{n}", TABLE, "table") for n in range(2)),
+    ],
+}
+
+
+def test_each_task_is_judged_by_its_own_metric_and_named():
+    comparison = compared({**SEEN, **HELD, "#111111": TABLE}, MIXED)
+    judgement = judged(comparison, min_image_gain=0)
+    verdicts = [each for each in judgement.verdicts if each.name == "overfit"]
+    assert [each.passed for each in verdicts] == [True, False]
+    assert "agreement of the tuned model is 1.000 on training probes of qa" in verdicts[0].sentence
+    assert "teds of the tuned model is 1.000 on training probes of table" in verdicts[1].sentence
+    lines = summary_of(Assessment.of(comparison), judgement)
+    assert [line.partition(":")[0] for line in lines[:4]] == [
+        "agreement on 2 training probes of qa",
+        "teds on 1 training probe of table",
+        "agreement on 2 held-out samples of qa",
+        "teds on 2 held-out samples of table",
+    ]
+
+
+def test_a_task_that_no_probe_is_of_is_not_judged_and_says_so():
+    splits = {"train": samples_of(SEEN), "heldout": MIXED["heldout"]}
+    judgement = judged(compared({**SEEN, **HELD}, splits), min_image_gain=0)
+    [qa, table] = [each for each in judgement.verdicts if each.name == "overfit"]
+    assert (qa.passed, table.passed) == (True, None)
+    assert "no training probe is of table (validate.train_probes)" in table.sentence
+    splits = {"train": MIXED["train"], "heldout": samples_of(HELD)}
+    judgement = judged(compared({**SEEN, **HELD}, splits), min_image_gain=0)
+    assert any("no held-out sample that was asked is of table" in note for note in judgement.notes)
+
+
 def test_answering_from_the_prior_is_refused():
     judgement = judged(compared({"": "red"}), min_image_gain=0.1, max_overfit_gap=1)
     assert len(judgement.reasons) == 1
@@ -197,6 +234,23 @@ def test_answers_that_could_not_be_measured_are_told():
     comparison = replace(READS, records={**READS.records, "tuned": tuned})
     [note] = judged(comparison).notes
     assert note.startswith("4 of 4 answers of tuned could not be measured and count as 0")
+
+
+def test_an_unmeasured_answer_counts_as_0_in_the_metric_of_its_own_task():
+    comparison = compared({**SEEN, **HELD}, MIXED)
+    tuned = [
+        record.model_copy(update={"unmeasured": "its measuring crashed"})
+        if record.task == "table"
+        else record
+        for record in comparison.records["tuned"]
+    ]
+    comparison = replace(comparison, records={**comparison.records, "tuned": tuned})
+    notes = judged(comparison).notes
+    assert comparison.primary_metric == "agreement"
+    assert (
+        "3 of 7 answers of tuned could not be measured and count as 0 in teds:"
+        " its measuring crashed" in notes
+    )
 
 
 def test_progress_ends_at_its_total():

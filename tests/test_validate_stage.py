@@ -207,6 +207,51 @@ def test_the_first_training_samples_are_the_probes(tmp_path):
     assert {name: len(samples) for name, samples in splits.items()} == {"train": 4, "heldout": 2}
 
 
+def test_samples_of_files_are_asked_of_every_task(tmp_path):
+    """One file after the other: the first samples are all of one task."""
+    from vlmpipe.data.prepare import prepare_data
+
+    sources = []
+    for task, count in (("qa", 40), ("table", 20)):
+        rows = (
+            {
+                "id": f"{task}-{number:02d}",
+                "messages": [
+                    {"role": "user", "content": f"{task} question {number}"},
+                    {"role": "assistant", "content": f"answer {number}"},
+                ],
+            }
+            for number in range(count)
+        )
+        path = tmp_path / f"{task}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        sources.append({"path": str(path), "format": "messages", "task": task})
+    tree = {
+        "data": {"sources": sources, "heldout_fraction": 0.5},
+        "validate": {"train_probes": 3, "heldout_samples": 12},
+    }
+    config = parse_config(tree)
+    prepare_data(config, tmp_path / "data", reporter=SilentReporter())
+    splits = asked_samples(config, tmp_path / "data")
+    tasks = {name: [sample.task for sample in samples] for name, samples in splits.items()}
+    assert sorted(tasks["train"]) == ["qa", "qa", "table"]
+    assert 2 <= tasks["heldout"].count("table") <= 6
+    assert {"qa", "table"} == set(tasks["heldout"][:2]), "the first few are of every task too"
+    again = asked_samples(config, tmp_path / "data")
+    assert [each.id for each in again["heldout"]] == [each.id for each in splits["heldout"]]
+
+
+def test_a_threshold_may_name_the_peak_of_memory(tmp_path):
+    most = {"memory/peak_mib": 1e9}
+    assert outcome_of(tmp_path / "met", {**SEEN, **HELD}, thresholds=most).verdict.passed
+    missed = outcome_of(tmp_path / "missed", {**SEEN, **HELD}, thresholds={"memory/peak_mib": 1})
+    [reason] = missed.verdict.reasons
+    assert "memory/peak_mib is" in reason
+    assert "above its threshold 1" in reason
+    results = json.loads((tmp_path / "met" / "results.json").read_text())
+    assert results["metrics"]["memory/peak_mib"] > 1
+
+
 def test_records_name_the_weights_of_the_versions_that_were_compared(tmp_path):
     """Not those of the latest ones: `--use` may have chosen others."""
     from report_fakes import publish

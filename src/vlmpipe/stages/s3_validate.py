@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from vlmpipe.config import Config
@@ -18,6 +17,7 @@ from vlmpipe.evaluation.measuring import MetricPool
 from vlmpipe.evaluation.memory import peak_memory_mib, reset_peak_memory
 from vlmpipe.evaluation.records import System
 from vlmpipe.evaluation.validation.comparison import HELDOUT, TRAIN, Comparison, compare
+from vlmpipe.evaluation.validation.drawing import drawn_samples
 from vlmpipe.evaluation.validation.forgetting import measure_forgetting
 from vlmpipe.evaluation.validation.general_probe import general_config, general_probe
 from vlmpipe.evaluation.validation.identity import identities
@@ -85,14 +85,15 @@ def validate(
         measure=measure,
         progress=progress,
     )
+    memory = {"memory/peak_mib": peak_memory_mib()}
     judged = judged_of(context, comparison, asked)
     context.reporter.progress_done()
-    assessment = Assessment.of(comparison, forgetting, phases)
+    assessment = Assessment.of(comparison, forgetting, phases, memory)
     judgement = judge(assessment, rules)
     write_results(context.folder, assessment, judgement, asked.splits, judged)
     metrics = assessment.figures.metrics
     return Outcome(
-        metrics={**finite(metrics), "memory/peak_mib": peak_memory_mib()},
+        metrics=finite(metrics),
         verdict=Verdict(judgement.passed, judgement.reasons),
         summary=(*summary_of(assessment, judgement), *(judged_lines(judged) if judged else ())),
     )
@@ -111,9 +112,13 @@ def judged_of(context: StageContext, comparison: Comparison, asked: Asked) -> Ju
 def asked_samples(config: Config, data: Path) -> dict[str, list[Sample]]:
     """The training probes and the held-out samples that are asked; either may be empty."""
     rules = config.validation
+    train, heldout = load_split(data, TRAIN), load_split(data, HELDOUT)
+    if not config.data.sources:
+        # A generator's first samples are drawn as any others are; files may be sorted.
+        return {TRAIN: train[: rules.train_probes], HELDOUT: heldout[: rules.heldout_samples]}
     return {
-        TRAIN: list(islice(load_split(data, TRAIN), rules.train_probes)),
-        HELDOUT: list(islice(load_split(data, HELDOUT), rules.heldout_samples)),
+        TRAIN: drawn_samples(train, rules.train_probes),
+        HELDOUT: drawn_samples(heldout, rules.heldout_samples),
     }
 
 
@@ -135,7 +140,7 @@ def external_files(config: Config) -> Mapping[str, Path]:
 VALIDATE = Stage(
     name="validate",
     number=3,
-    version=2,
+    version=3,
     run=run,
     reads=(
         "validate",

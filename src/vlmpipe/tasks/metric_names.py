@@ -16,6 +16,7 @@ SMALLER_IS_BETTER: frozenset[str] = frozenset(
         "seconds_per_answer",
         "latency_s",
         "peak_memory_mib",
+        "peak_mib",
     }
 )
 """Metrics that count what is wrong, or what it costs; of every other one more is better."""
@@ -74,6 +75,7 @@ TITLES: dict[str, str] = {
     "latency_s": "latency, seconds",
     "tokens_per_second": "tokens a second",
     "peak_memory_mib": "peak memory, MiB",
+    "peak_mib": "peak memory, MiB",
 }
 """A metric's name for people; a name that is not here is shown with its underscores as blanks."""
 

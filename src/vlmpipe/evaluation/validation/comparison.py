@@ -43,9 +43,18 @@ class Comparison:
 
     primary_metric: str
 
-    def of(self, split: str, model: str) -> list[Record]:
-        """One model's answers to one split."""
-        return [each for each in self.records.get(model, ()) if each.split == split]
+    @property
+    def tasks(self) -> list[str]:
+        """Those that were asked, in the order of their first samples."""
+        return list(dict.fromkeys(each.task for each in self.records.get(TUNED, ())))
+
+    def of(self, split: str, model: str, task: str | None = None) -> list[Record]:
+        """One model's answers to one split, or to one task's samples of it."""
+        return [
+            each
+            for each in self.records.get(model, ())
+            if each.split == split and task in (None, each.task)
+        ]
 
 
 def compare(

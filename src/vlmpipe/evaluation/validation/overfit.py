@@ -16,12 +16,14 @@ import numpy as np
 
 from vlmpipe.evaluation.statistics import CONFIDENCE, RESAMPLES, ROWS_AT_ONCE, SEED, Interval
 from vlmpipe.evaluation.validation.comparison import HELDOUT, TRAIN, TUNED, Comparison
+from vlmpipe.tasks import task_of
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Primary metric of the tuned model on training probes minus held-out samples."""
+    """Primary metric of the tuned model on training probes minus held-out samples of one task."""
 
+    metric: str
     train: float
     heldout: float
     train_samples: int
@@ -40,16 +42,27 @@ class Gap:
         return f"{self.train_samples} and {self.heldout_samples} samples"
 
 
-def overfit_gap(comparison: Comparison) -> Gap | None:
-    """The gap; None where a side was not measured."""
-    name = comparison.primary_metric
+def overfit_gaps(comparison: Comparison) -> dict[str, Gap | None]:
+    """The gap of each task that was asked, in its own primary metric; None where a side was not
+    measured.
+    """
+    return {task: _gap(comparison, task) for task in comparison.tasks}
+
+
+def _gap(comparison: Comparison, task: str) -> Gap | None:
+    metric = task_of(task).primary_metric
     train, heldout = (
-        [record.metrics[name] for record in comparison.of(split, TUNED) if name in record.metrics]
+        [
+            record.metrics[metric]
+            for record in comparison.of(split, TUNED, task)
+            if metric in record.metrics
+        ]
         for split in (TRAIN, HELDOUT)
     )
     if not train or not heldout:
         return None
     return Gap(
+        metric=metric,
         train=float(np.mean(train)),
         heldout=float(np.mean(heldout)),
         train_samples=len(train),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,10 @@ def write_results(
             {
                 "primary_metric": comparison.primary_metric,
                 "splits": {split: len(samples) for split, samples in splits.items()},
+                "tasks": {
+                    split: dict(Counter(sample.task for sample in samples))
+                    for split, samples in splits.items()
+                },
                 "metrics": finite(figures.metrics),
                 "intervals": {
                     name: interval_json(each) for name, each in figures.intervals.items()

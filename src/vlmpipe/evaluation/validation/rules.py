@@ -12,8 +12,9 @@ from vlmpipe.evaluation.records import Record
 from vlmpipe.evaluation.statistics import Interval
 from vlmpipe.evaluation.validation.comparison import HELDOUT, TRAIN, TUNED, Comparison
 from vlmpipe.evaluation.validation.forgetting import Forgetting
-from vlmpipe.evaluation.validation.overfit import Gap, overfit_gap
+from vlmpipe.evaluation.validation.overfit import Gap, overfit_gaps
 from vlmpipe.evaluation.validation.phases import PhaseTable
+from vlmpipe.tasks import task_of
 from vlmpipe.tasks.metric_names import smaller_is_better
 
 RuleName = Literal["numbers", "thresholds", "overfit", "forgetting", "image_reliance", "phases"]
@@ -73,7 +74,7 @@ def _fault(name: str, limit: float, metrics: Mapping[str, float]) -> str | None:
     value = metrics.get(name)
     if value is None:
         return f"validate.thresholds names {name}, which was not measured{_near(name, metrics)}"
-    costs = smaller_is_better(name.split("/")[1] if name.count("/") == 2 else name)
+    costs = smaller_is_better(name.split("/")[1] if "/" in name else name)
     if costs and value > limit:
         return f"{name} is {value:.4g}, above its threshold {limit:g} (validate.thresholds)"
     if not costs and value < limit:
@@ -88,18 +89,43 @@ def _near(name: str, metrics: Mapping[str, float]) -> str:
     return f"; measured: {', '.join(sorted(metrics))}" if metrics else "; nothing was measured"
 
 
-def overfit(comparison: Comparison, most: float) -> RuleVerdict:
-    """The gap between training probes and held-out samples is small enough."""
+def overfit(comparison: Comparison, most: float) -> Iterator[RuleVerdict]:
+    """Each task's gap between training probes and held-out samples is small enough."""
     if not comparison.of(HELDOUT, TUNED):
         sentence = "over-fit not judged: no sample was held out (data.heldout_fraction)"
-        return RuleVerdict("overfit", None, sentence)
-    gap = overfit_gap(comparison)
-    if gap is None:
-        sentence = f"over-fit not judged: {comparison.primary_metric} was not measured"
-        return RuleVerdict("overfit", None, sentence)
+        yield RuleVerdict("overfit", None, sentence)
+        return
+    gaps = overfit_gaps(comparison)
+    for task, gap in gaps.items():
+        if gap is None:
+            sentence = f"over-fit not judged: {_why_no_gap(comparison, task)}"
+            yield RuleVerdict("overfit", None, sentence)
+        else:
+            yield _held_to(gap, most, of_task(task, len(gaps)))
+
+
+def of_task(task: str, tasks: int) -> str:
+    """` of table`, where there are several tasks."""
+    return f" of {task}" if tasks > 1 else ""
+
+
+def _why_no_gap(comparison: Comparison, task: str) -> str:
+    counts = {split: len(comparison.of(split, TUNED, task)) for split in (TRAIN, HELDOUT)}
+    if not counts[TRAIN]:
+        return f"no training probe is of {task} (validate.train_probes)"
+    if not counts[HELDOUT]:
+        return (
+            f"no held-out sample that was asked is of {task}"
+            " (validate.heldout_samples, data.heldout_fraction)"
+        )
+    return f"{task_of(task).primary_metric} of {task} was not measured"
+
+
+def _held_to(gap: Gap, most: float, place: str) -> RuleVerdict:
     values = (
-        f"{comparison.primary_metric} of the tuned model is {gap.train:.3f} on training probes and"
-        f" {gap.heldout:.3f} on held-out samples, a gap of {gap.value:.3f}{spread(gap.interval)}"
+        f"{gap.metric} of the tuned model is {gap.train:.3f} on training probes{place} and"
+        f" {gap.heldout:.3f} on held-out samples{place}, a gap of"
+        f" {gap.value:.3f}{spread(gap.interval)}"
     )
     if gap.value <= most:
         return RuleVerdict("overfit", True, f"{values}, within validate.max_overfit_gap {most:g}")

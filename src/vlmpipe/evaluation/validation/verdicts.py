@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vlmpipe.config.validate import ValidateConfig
+from vlmpipe.evaluation.statistics import mean_interval
 from vlmpipe.evaluation.validation import rules
 from vlmpipe.evaluation.validation.comparison import BASE, HELDOUT, TRAIN, TUNED, Comparison
-from vlmpipe.evaluation.validation.figures import Figures, figures_of
+from vlmpipe.evaluation.validation.figures import Figures, figures_of, paired
 from vlmpipe.evaluation.validation.forgetting import Forgetting
 from vlmpipe.evaluation.validation.phases import PhaseTable
 from vlmpipe.evaluation.validation.rules import RuleVerdict, place_of, spread
+from vlmpipe.tasks import task_of
 
 FEWEST = 6
 """Pairs below which no difference can be told from chance at 5 %: of five, all better, one lot in
@@ -33,9 +36,10 @@ class Assessment:
         comparison: Comparison,
         forgetting: Forgetting | None = None,
         phases: PhaseTable | None = None,
+        measured: Mapping[str, float] | None = None,
     ) -> Assessment:
-        """With the figures of all of it."""
-        figures = figures_of(comparison)
+        """With the figures of all of it, and metrics that were `measured` beside the answers."""
+        figures = figures_of(comparison) | Figures(measured or {})
         for each in (forgetting, phases):
             figures = figures | each.figures() if each is not None else figures
         return cls(comparison, figures, forgetting, phases)
@@ -71,7 +75,7 @@ def judge(assessment: Assessment, asked: ValidateConfig) -> Judgement:
     verdicts = [
         *rules.numbers(metrics, comparison.records),
         *rules.thresholds(metrics, asked.thresholds),
-        rules.overfit(comparison, asked.max_overfit_gap),
+        *rules.overfit(comparison, asked.max_overfit_gap),
         *rules.forgetting(assessment.forgetting, asked.max_forgetting),
         *rules.image_reliance(comparison, asked.min_image_gain),
         *rules.phases(assessment.phases),
@@ -88,19 +92,28 @@ def _remarks(comparison: Comparison) -> Iterator[str]:
             f" and are measured as they stand"
         )
     for model, records in comparison.records.items():
-        reasons = [record.unmeasured for record in records if record.unmeasured is not None]
-        if reasons:
+        reasons = defaultdict(list)
+        for record in records:
+            if record.unmeasured is not None:
+                reasons[task_of(record.task).primary_metric].append(record.unmeasured)
+        for metric, own in reasons.items():
             yield (
-                f"{len(reasons)} of {len(records)} answers of {model} could not be measured and"
-                f" count as 0 in {comparison.primary_metric}: {reasons[0]}"
+                f"{len(own)} of {len(records)} answers of {model} could not be measured and"
+                f" count as 0 in {metric}: {own[0]}"
             )
 
 
 def summary_of(assessment: Assessment, judgement: Judgement) -> tuple[str, ...]:
-    """Lines for the person who watches: the primary metric, what each phase bought, what passed,
-    the notes.
+    """Lines for the person who watches: the primary metric of each task, what each phase bought,
+    what passed, the notes.
     """
-    lines = [line for split in (TRAIN, HELDOUT) if (line := _primary_line(assessment, split))]
+    comparison = assessment.comparison
+    lines = [
+        line
+        for split in (TRAIN, HELDOUT)
+        for task in comparison.tasks
+        if (line := _primary_line(comparison, split, task))
+    ]
     lines += _phase_lines(assessment.phases) if assessment.phases else ()
     titles = {"overfit": "over-fit", "image_reliance": "image reliance"}
     lines += [
@@ -111,24 +124,31 @@ def summary_of(assessment: Assessment, judgement: Judgement) -> tuple[str, ...]:
     return (*lines, *judgement.notes)
 
 
-def _primary_line(assessment: Assessment, split: str) -> str | None:
-    comparison, metrics = assessment.comparison, assessment.figures.metrics
-    name, count = comparison.primary_metric, len(comparison.of(split, TUNED))
-    base = metrics.get(f"{split}/{name}/{BASE}")
-    tuned = metrics.get(f"{split}/{name}/{TUNED}")
-    if base is None or tuned is None:
-        return None
-    interval = spread(assessment.figures.intervals.get(f"{split}/{name}/{TUNED}"))
-    line = (
-        f"{name} on {count} {place_of(split, count)}: base {base:.3f}, tuned {tuned:.3f}{interval}"
+def _primary_line(comparison: Comparison, split: str, task: str) -> str | None:
+    name = task_of(task).primary_metric
+    first, second = (comparison.of(split, model, task) for model in (BASE, TUNED))
+    base, tuned = (
+        [record.metrics[name] for record in records if name in record.metrics]
+        for records in (first, second)
     )
-    change = assessment.figures.paired.get(f"{split}/{name}")
+    if not base or not tuned:
+        return None
+    where = f"{place_of(split, len(second))}{rules.of_task(task, len(comparison.tasks))}"
+    line = (
+        f"{name} on {len(second)} {where}: base {_mean(base):.3f},"
+        f" tuned {_mean(tuned):.3f}{spread(mean_interval(tuned))}"
+    )
+    change = paired(first, second).get(name)
     if change is None or change.p_value is None:
         return line
     few = "too few samples to tell it from chance"
     apart = few if change.samples < FEWEST else "not told apart from chance"
     doubt = "" if change.significant else f", {apart}"
     return f"{line}; difference {change.difference:+.3f}, p = {change.p_value:.2g}{doubt}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _phase_lines(table: PhaseTable) -> Iterator[str]:

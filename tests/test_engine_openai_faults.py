@@ -142,7 +142,8 @@ def test_an_answer_without_an_end_is_cut_at_the_limit() -> None:
 def test_a_stream_that_says_nothing_for_ever_ends_in_time(part: bytes) -> None:
     with faulty_server(on=[faulty.endless(part)]) as server:
         found = ask(server, "on", "b", timeout_s=0.3)
-    assert found == ["failed: no whole reply within 0.3 s", "said: b"]
+        late = f"failed: {server.url.removesuffix('/v1')}: no whole reply within 0.3 s"
+    assert found == [late, "said: b"]
 
 
 def test_a_request_that_hangs_fails_alone_and_is_not_repeated() -> None:
@@ -164,6 +165,21 @@ def test_a_reply_of_too_many_bytes_is_given_up(monkeypatch: pytest.MonkeyPatch) 
 def test_a_prediction_of_a_megabyte_arrives_whole() -> None:
     with faulty_server(big=[faulty.saying("한" * (1 << 20))]) as server:
         assert ask(server, "big") == ["한" * (1 << 20)]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "text"),
+    [
+        (("\ud83d", "\ude00"), "\U0001f600"),
+        (("a\ud83d", "b"), "a\ufffdb"),
+        (("\ufeff한", "\ude00"), "\ufeff한\ufffd"),
+    ],
+    ids=["parted", "first half alone", "second half alone"],
+)
+def test_characters_in_two_halves_are_joined(pieces: tuple[str, str], text: str) -> None:
+    events = [faulty.piece(each) for each in pieces]
+    with faulty_server(a=[faulty.streaming(*events, faulty.piece(None, "stop"))]) as server:
+        assert ask(server, "a") == [text]
 
 
 def test_a_server_that_dies_in_mid_run_fails_the_rest_in_the_same_words() -> None:

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from vlmpipe.evaluation.judging.agreement import cohens_kappa, kappas_of, share, spearman
+from vlmpipe.cli.judge import shown
+from vlmpipe.evaluation.judging.agreement import (
+    cohens_kappa,
+    kappas_of,
+    share,
+    share_over_cases,
+    spearman,
+)
 from vlmpipe.evaluation.judging.pair_figures import agreement_of
 
 LABELS = ("a", "tie", "b")
@@ -107,3 +114,21 @@ def test_agreement_counts_ties_apart():
     assert found.kappa.n == 6
     # Seen 3/6; by chance (2*2 + 2*2 + 2*2)/36.
     assert found.kappa.value == pytest.approx((1 / 2 - 1 / 3) / (1 - 1 / 3))
+
+
+def test_a_share_over_cases_draws_cases_not_what_is_counted_within_them():
+    found = share_over_cases([(2, 2)] * 10 + [(1, 2)] * 10 + [(0, 0)] * 5)
+    assert (found.value, found.n) == (0.75, 20)
+    # By hand: the mean of 20 values of 1 or 0.5 has the standard error 0.25 / sqrt(20).
+    assert found.low == pytest.approx(0.75 - 1.96 * 0.25 / 20**0.5, abs=0.03)
+    assert found.high == pytest.approx(0.75 + 1.96 * 0.25 / 20**0.5, abs=0.03)
+    assert share_over_cases([(0, 0)]).value is None
+
+
+def test_an_interval_of_one_point_is_none():
+    point = share_over_cases([(1, 2)] * 20)
+    assert (point.value, point.low, point.high) == (0.5, 0.5, 0.5)
+    assert point.interval is None
+    assert shown(point) == "0.50"
+    assert share(1, 4).interval is not None
+    assert shown(share(1, 4)) == "0.25 (0.05–0.70)"

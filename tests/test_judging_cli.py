@@ -161,3 +161,9 @@ def test_fewer_samples_can_be_reviewed_and_two_engines_are_needed(tmp_path, caps
     assert vlmpipe([*argv, "--engines", BOTH, "--samples", "1", "--json"]) == 0
     assert printed(capsys)["items"] == 1
     assert vlmpipe([*argv, "--engines", "hf:base"]) == 2
+
+
+def test_a_setting_longer_than_a_file_s_name_is_a_setting(tmp_path, capsys):
+    words, _ = judged_run(tmp_path)
+    assert vlmpipe(["review", "import", *words, f"run.seed={'9' * 300}x"]) == 2
+    assert "run.seed" in capsys.readouterr().err

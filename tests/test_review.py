@@ -323,3 +323,14 @@ def test_a_changed_key_is_refused(run, tmp_path):
 
 def test_no_file_is_told(run):
     refused(run, [], "no file to import", ConfigError)
+
+
+def test_the_median_of_an_even_number_of_times_lies_between_two(run, tmp_path):
+    _, key = exported(run, 4)
+    path = returned(tmp_path, key, "ann", [BASE] * 4)
+    content = json.loads(path.read_text())
+    for answer, seconds in zip(content["answers"], (10, 1, 2, 3), strict=True):
+        answer["seconds"] = seconds
+    path.write_text(json.dumps(content))
+    results, _ = import_reviews(run, [path])
+    assert results.raters["ann"].median_seconds == 2.5

@@ -139,6 +139,61 @@ def test_reference_raw_text_differences_and_picture_are_one_key_away(page, run):
     assert page.run("document.querySelectorAll('.picture.large').length") == 0
 
 
+def typed(page, key, code):
+    """A key of the keyboard as a layout of other letters, or an input method, names it."""
+    for kind in ("rawKeyDown", "keyUp"):
+        page.call("Input.dispatchKeyEvent", type=kind, key=key, code=code)
+
+
+def test_keys_work_under_a_korean_layout(page, run):
+    sheet, key = exported(run, 3)
+    opened(page, sheet)
+    shown = "document.body.className"
+    for letter, code, name in (("ㄱ", "KeyR", "reference"), ("ㅅ", "KeyT", "raw")):
+        typed(page, letter, code)
+        assert f"with-{name}" in page.run(shown)
+    typed(page, "Process", "KeyD")
+    assert "with-marks" in page.run(shown)
+    typed(page, "ㅋ", "KeyZ")
+    assert page.run("document.querySelectorAll('.picture.large').length") == 1
+    typed(page, "Process", "Digit1")
+    assert page.run(SHOWN) == sorted(key.items)[1:2]
+    typed(page, "ㅕ", "KeyU")
+    assert page.run(SHOWN) == sorted(key.items)[:1]
+
+
+def test_under_another_latin_layout_the_letter_counts_not_its_place(page, run):
+    opened(page, exported(run, 1)[0])
+    typed(page, "p", "KeyR")
+    assert "with-reference" not in page.run("document.body.className")
+    typed(page, "r", "KeyO")
+    assert "with-reference" in page.run("document.body.className")
+
+
+def test_where_nothing_can_be_marked_it_says_so(page, run):
+    chart = 'pie\n  "a" : 1\n  "b" : {}\n'
+    cases = [
+        case(1, answers={BASE: "a b", TUNED: "x y z"}),
+        case(2),
+        case(3, task="chart", answers={BASE: chart.format(2), TUNED: chart.format(3)}),
+    ]
+    sheet, key = exported(run, cases=cases)
+    opened(page, sheet)
+    places = {
+        item.sample: place for place, item in enumerate(map(key.items.get, sorted(key.items)))
+    }
+    told = {}
+    page.press("d")
+    for place in range(3):
+        told[place] = page.run(NOTICE)
+        page.press("ArrowRight")
+    assert "cannot be marked in this pair" in told[places["sample-01"]]
+    assert told[places["sample-02"]] == ""
+    assert "T shows the texts" in told[places["sample-03"]]
+    page.press("d")
+    assert page.run(NOTICE) == ""
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_it_fits_and_every_picture_loads(page, run, width):
     long_table = "<table><tr>" + "<td>a long cell of text</td>" * 40 + "</tr></table>"

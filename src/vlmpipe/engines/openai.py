@@ -61,8 +61,8 @@ class OpenAIEngine:
         flight at once in `complete_all`. `resize="runtime"` hands images over as they are.
 
         Raises:
-            ConfigError: when the server has no such model, or several and none is named, or refuses
-                the API key.
+            ConfigError: for an address or a key that no request could be made with; when the server
+                has no such model, or several and none is named, or refuses the API key.
             ArtifactError: when it makes other prompts than the contract states.
             ToolError: when it cannot be reached, or speaks something else.
         """
@@ -74,7 +74,8 @@ class OpenAIEngine:
         )
         try:
             self.served = self._server.served(model)
-            self.held_by = check_server(self._server, self.served, contract)
+            with self._server.discretion.kept():
+                self.held_by = check_server(self._server, self.served, contract)
         except BaseException:
             self.close()
             raise
@@ -134,9 +135,9 @@ class OpenAIEngine:
             )
         turns = self.contract.conversation(messages)
         asked = chat_messages(turns, self.contract, self._resize)
-        return score_by_prompt(
-            self._server, self.served.name, asked, answer, stop_tokens=self.contract.stop_tokens
-        )
+        ends = self.contract.stop_tokens
+        with self._server.discretion.kept():
+            return score_by_prompt(self._server, self.served.name, asked, answer, stop_tokens=ends)
 
     def close(self) -> None:
         """End requests under way and free the connections."""

@@ -17,15 +17,20 @@ PASSING = (408, 409, 425, 429)
 """Statuses under 500 that say `not now`."""
 
 
-def fault_of(error: openai.OpenAIError | BrokenOffError, url: str, timeout_s: float) -> Fault:
+def fault_of(
+    error: openai.OpenAIError | httpx2.RequestError | BrokenOffError, url: str, timeout_s: float
+) -> Fault:
     """An attempt's error in words that name the server."""
     if isinstance(error, openai.APIStatusError):
         return _refusal(error, url)
     if isinstance(error, openai.APIConnectionError):
+        return _lost(error.__cause__ or error, url, timeout_s)
+    if isinstance(error, httpx2.RequestError):
+        # The client lets through what goes wrong while it reads a refusal.
         return _lost(error, url, timeout_s)
     # An error that stands in the stream, or a stream without an end: the server's own trouble.
     said = error.message if isinstance(error, openai.APIError | ToolError) else str(error)
-    return Fault(ToolError(f"{url}: {said[:MAX_SAID]}"), passing=True)
+    return Fault(ToolError(f"{url}: {_in_a_line(said)}"), passing=True)
 
 
 def _refusal(error: openai.APIStatusError, url: str) -> Fault:
@@ -44,12 +49,11 @@ def _refusal(error: openai.APIStatusError, url: str) -> Fault:
     )
 
 
-def _lost(error: openai.APIConnectionError, url: str, timeout_s: float) -> Fault:
-    cause = error.__cause__
+def _lost(cause: BaseException, url: str, timeout_s: float) -> Fault:
     if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout):
         why = str(cause) or type(cause).__name__
         return Fault(ToolError(f"{url} cannot be reached: {why}"), passing=True, unreachable=True)
-    if isinstance(error, openai.APITimeoutError):
+    if isinstance(cause, httpx2.TimeoutException | openai.APITimeoutError):
         # The same question would take as long again.
         return Fault(ToolError(f"{url}: {late(timeout_s)}"))
     why = str(cause) or type(cause).__name__
@@ -60,8 +64,11 @@ def _said(error: openai.APIStatusError) -> str:
     """The server's own words, where its body has OpenAI's form; else the body's beginning."""
     body = error.body
     if isinstance(body, Mapping) and isinstance(body.get("message"), str):
-        return str(body["message"])[:MAX_SAID]
-    text = error.response.text.strip()
+        return _in_a_line(str(body["message"]))
+    return _in_a_line(error.response.text)
+
+
+def _in_a_line(text: str) -> str:
     return " ".join(text.split())[:MAX_SAID] or "nothing"
 
 

@@ -9,6 +9,8 @@ from functools import cached_property
 from threading import Event
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+from vlmpipe.engines.discretion import Discretion
+from vlmpipe.engines.openai_access import server_root, usable_key
 from vlmpipe.engines.patience import BACKOFF_S, Fault, Patience
 from vlmpipe.engines.replies import MAX_SAID, BrokenOffError, understood
 from vlmpipe.errors import ConfigError, ToolError, VlmpipeError
@@ -51,10 +53,16 @@ class OpenAIServer:
         retries: int = 4,
         backoff_s: float = BACKOFF_S,
     ) -> None:
-        """`timeout_s` is for one attempt, first byte to last; `backoff_s` is doubled after each."""
-        self.root = base_url.rstrip("/").removesuffix("/v1")
+        """`timeout_s` is for one attempt, first byte to last; `backoff_s` is doubled after each.
+
+        Raises:
+            ConfigError: for an address or a key that no request could be made with.
+        """
+        self.root = server_root(base_url)
         self._timeout_s = timeout_s
-        self._key = api_key or "none"
+        key = usable_key(api_key)
+        self._key = key or "none"
+        self.discretion = Discretion(key)
         self._given_up = Event()
         self._patience = Patience(retries, backoff_s=backoff_s, given_up=self._given_up)
 
@@ -68,11 +76,13 @@ class OpenAIServer:
         """
         route = "/v1/models"
         listed = self.get(route)
-        with understood(route):
-            owners = {str(each["id"]): str(each.get("owned_by", "")) for each in listed["data"]}
-        name = _chosen(model, list(owners), self.root)
+        with self.discretion.kept():
+            with understood(route):
+                owners = {str(each["id"]): str(each.get("owned_by", "")) for each in listed["data"]}
+            name = _chosen(model, list(owners), self.root)
         kind = OWNERS.get(owners[name].lower(), "unknown")
-        return ServedModel(name, kind, self._version(kind, owners[name]))
+        version = self.discretion.told(self._version(kind, owners[name])[:MAX_SAID])
+        return ServedModel(name, kind, version)
 
     def get(self, route: str) -> dict[str, Any]:
         """A JSON object from a route below the server's root."""
@@ -100,7 +110,8 @@ class OpenAIServer:
         Raises:
             VlmpipeError: the last attempt's.
         """
-        return self._patience.persist(attempt, self._fault_of)
+        with self.discretion.kept():
+            return self._patience.persist(attempt, self._fault_of)
 
     def give_up(self) -> None:
         """End requests under way with their next byte, and all waiting."""
@@ -112,11 +123,12 @@ class OpenAIServer:
         self._http.close()
 
     def _fault_of(self, exc: Exception) -> Fault | None:
+        from httpx2 import RequestError
         from openai import OpenAIError
 
         from vlmpipe.engines.openai_faults import fault_of
 
-        if isinstance(exc, OpenAIError | BrokenOffError):
+        if isinstance(exc, OpenAIError | RequestError | BrokenOffError):
             return fault_of(exc, self.root, self._timeout_s)
         return None
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from vlmpipe.engines.base import Completion
-from vlmpipe.engines.replies import MAX_SAID, BrokenOffError, understood
+from vlmpipe.engines.replies import MAX_SAID, BrokenOffError, understood, whole_characters
 from vlmpipe.errors import ToolError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class _Reading:
         kept = self.pieces[: self.limit]
         prompt_tokens, tokens = self.usage or (0, len(kept))
         return Completion(
-            text="".join(kept),
+            text=whole_characters("".join(kept)),
             finish_reason=finish_reason,
             prompt_tokens=prompt_tokens,
             completion_tokens=tokens,
@@ -91,7 +91,7 @@ class _Reading:
             return "length"
         if self.finish_reason == "stop":
             return "stop"
-        raise ToolError(f"the server ended its answer for {self.finish_reason!r}")
+        raise ToolError(f"the server ended its answer for {self.finish_reason[:MAX_SAID]!r}")
 
 
 def _refuse_other_than_events(chunks: openai.Stream[Any]) -> None:

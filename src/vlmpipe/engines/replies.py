@@ -11,6 +11,13 @@ MAX_SAID = 300
 """Characters of a server's own words that are passed on."""
 
 
+def whole_characters(text: str) -> str:
+    """The text without lone surrogates, which no file takes. Servers send characters beyond the
+    first 65536 as two, in JSON's escapes, and may part them.
+    """
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 class BrokenOffError(ToolError):
     """A stream of tokens that ended before the answer did."""
 
@@ -25,4 +32,4 @@ def understood(route: str) -> Iterator[None]:
     try:
         yield
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as exc:
-        raise ToolError(f"{route} answered nonsense: {exc!r}") from exc
+        raise ToolError(f"{route} answered nonsense: {repr(exc)[:MAX_SAID]}") from exc

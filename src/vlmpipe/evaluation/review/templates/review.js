@@ -6,6 +6,10 @@
   const names = items.map((item) => item.dataset.item);
   const choices = ["1", "2", "tie", "both_bad"];
   const store = `vlmpipe-review-${sheet}`;
+  const unmarked = {
+    everywhere: "Differences cannot be marked in this pair: the answers are too long, or have too little in common.",
+    drawing: "Differences cannot be marked in these drawings. T shows the texts, where they are.",
+  };
   const state = { rater: "", verdicts: {}, history: [], place: 0, begun: false };
   let shownAt = performance.now();
 
@@ -15,6 +19,16 @@
   function tell(text) {
     byId("notice").textContent = text;
     byId("notice").hidden = !text;
+  }
+
+  function tellOfMarks() {
+    const item = items[state.place];
+    const wanted = item && document.body.classList.contains("with-marks");
+    const marks = wanted ? [...item.querySelectorAll(".answers mark, .answers .off")] : [];
+    let text = "";
+    if (wanted && !marks.length) text = unmarked.everywhere;
+    else if (wanted && !marks.some((mark) => mark.getClientRects().length)) text = unmarked.drawing;
+    if (text || Object.values(unmarked).includes(byId("notice").textContent)) tell(text);
   }
 
   function save() {
@@ -66,6 +80,7 @@
       if (atEnd) break;
       items[state.place].querySelector(`.${place}`).classList.toggle("won", verdict?.choice === side);
     }
+    tellOfMarks();
     shownAt = performance.now();
   }
 
@@ -122,6 +137,7 @@
   function toggle(button, name) {
     const on = document.body.classList.toggle(name);
     byId(button).setAttribute("aria-pressed", String(on));
+    tellOfMarks();
   }
 
   function enlarge(picture) {
@@ -155,13 +171,20 @@
     "?": () => byId("keys").showModal(),
   };
 
+  // Under a layout of other letters, and under an input method, the key in that place counts.
+  function nameOf(event) {
+    const typed = event.key.toLowerCase();
+    if (Object.hasOwn(keys, typed) || /^[\x20-\x7e]$/.test(typed)) return typed;
+    return event.code.replace(/^(Key|Digit)/, "").toLowerCase();
+  }
+
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
     if (event.target.closest("input") || byId("keys").open) return;
-    const act = keys[event.key.toLowerCase()];
-    if (!act) return;
+    const name = nameOf(event);
+    if (!Object.hasOwn(keys, name)) return;
     event.preventDefault();
-    act();
+    keys[name]();
   });
 
   for (const button of document.querySelectorAll("[data-choice]")) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from vlmpipe.evaluation.run_difference.values import flat
 from vlmpipe.pipeline.events import SilentReporter
 
 COLOURS = {f"#0000{n:02x}": name for n, name in enumerate("abcdefgh")}
+WEIGHTS = "as they were trained"
 LIBRARIES = {"libraries": {"torch": "2.13.0", "peft": "0.21.2"}, "device": {"gpus": []}}
 
 
@@ -27,10 +29,16 @@ def samples(count: int = 8) -> list[Any]:
     return [colour_sample(name, colour, name) for colour, name in list(COLOURS.items())[:count]]
 
 
-def lines(answers: dict[str, str], engine: str = "hf:adapter", asked: Any = None) -> str:
+def lines(
+    answers: dict[str, str],
+    engine: str = "hf:adapter",
+    asked: Any = None,
+    weights: str = WEIGHTS,
+) -> str:
+    digests = {"adapter/adapter_model.safetensors": sha256(weights.encode()).hexdigest()}
     given = answer_samples(
         ColourEngine(engine, answers),
-        system_of(engine),
+        system_of(engine).model_copy(update={"digests": digests}),
         samples() if asked is None else asked,
         split="heldout",
         measure=measured_here,
@@ -57,7 +65,9 @@ def run_of(
     files = {f"data/{path.name}": path.read_bytes() for path in data.glob("*.parquet")}
     publish(folder, "setup", files={**files, "model.json": json.dumps({"id": "embedded:tiny"})})
     facts = manifest.pop("facts", LIBRARIES)
-    publish(folder, "train", settings=settings or {"train.max_steps": 10}, facts=facts)
+    trained = {"adapter/adapter_model.safetensors": WEIGHTS}
+    settings = settings or {"train.max_steps": 10}
+    publish(folder, "train", files=trained, settings=settings, facts=facts)
     validated = {"predictions.jsonl": predictions}
     publish(folder, "validate", files=validated, metrics=manifest, facts=facts)
     return folder
@@ -176,6 +186,100 @@ def test_predictions_that_are_no_records_are_left_out_and_named(tmp_path):
     found = difference(first, second).answers
     assert found.answers == ()
     assert "predictions.jsonl:1 is no result record" in found.notes[0]
+    assert found.notes[0].endswith("`vlmpipe run-all --force validate` with the same options")
+
+
+def test_a_damaged_file_of_one_engine_leaves_the_others_and_says_what_to_do(tmp_path):
+    first, second = run_of(tmp_path / "first"), run_of(tmp_path / "second")
+    for run in (first, second):
+        (run / "predictions").mkdir()
+        (run / "predictions" / "hf-adapter.jsonl").write_text(lines(COLOURS))
+    damaged = first / "predictions" / "hf-base.jsonl"
+    damaged.write_text('{"model": "base"}\n')
+    found = difference(first, second).answers
+    assert [each.engine for each in found.answers] == ["hf:adapter"]
+    [note] = found.notes
+    assert f"remove {damaged} and evaluate again" in note
+
+
+def test_what_one_run_alone_has_is_named_in_the_same_order_each_time(tmp_path):
+    first, second = run_of(tmp_path / "first"), run_of(tmp_path / "second")
+    engines = [f"llama_cpp:q{number}" for number in range(8)]
+    (first / "predictions").mkdir()
+    for engine in engines:
+        name = engine.replace(":", "-")
+        (first / "predictions" / f"{name}.jsonl").write_text(lines(COLOURS, engine, samples(1)))
+    notes = difference(first, second).answers.notes
+    assert notes == tuple(f"evaluate: only the first run has answers of {e}" for e in engines)
+
+
+def test_answers_of_the_method_before_are_not_mixed_with_those_of_this_one(tmp_path):
+    """A run whose method was changed has the files of both."""
+    first, second = run_of(tmp_path / "first"), run_of(tmp_path / "second")
+    for run in (first, second):
+        (run / "predictions").mkdir()
+    wrong = dict.fromkeys(COLOURS, "wrong")
+    old = lines(wrong, "hf:full", weights="as they were before")
+    (first / "predictions" / "hf-full.jsonl").write_text(old)
+    for run in (first, second):
+        (run / "predictions" / "hf-adapter.jsonl").write_text(lines(COLOURS))
+    found = difference(first, second).answers
+    [answers] = found.answers
+    assert (answers.engine, answers.both, answers.same_answers) == ("hf:adapter", 8, 8)
+    [note] = found.notes
+    assert note.startswith("evaluate: answers of hf:full in the first run that are left out")
+    assert "published last: 8; evaluate again" in note
+
+
+def test_both_methods_of_one_run_stay_apart_where_both_are_published(tmp_path):
+    first, second = run_of(tmp_path / "first"), run_of(tmp_path / "second")
+    for run in (first, second):
+        (run / "predictions").mkdir()
+        for engine in ("hf:adapter", "hf:full"):
+            name = engine.replace(":", "-")
+            (run / "predictions" / f"{name}.jsonl").write_text(lines(COLOURS, engine))
+    found = difference(first, second).answers
+    assert [(each.engine, each.both) for each in found.answers] == [
+        ("hf:adapter", 8),
+        ("hf:full", 8),
+    ]
+
+
+def test_answers_of_weights_that_were_trained_anew_are_not_compared(tmp_path):
+    first, second = run_of(tmp_path / "first", lines(COLOURS)), run_of(tmp_path / "second")
+    publish(first, "train", files={"adapter/adapter_model.safetensors": "anew"}, version="v002")
+    found = difference(first, second).answers
+    assert found.answers == ()
+    assert any(
+        note.startswith("validate: answers of hf:adapter in the first run that are left out")
+        and "--force validate" in note
+        for note in found.notes
+    )
+
+
+def test_answers_of_a_server_that_names_no_weights_are_compared(tmp_path):
+    first, second = run_of(tmp_path / "first"), run_of(tmp_path / "second")
+    engine = "openai:http://127.0.0.1:9/v1"
+    given = answer_samples(
+        ColourEngine(engine, COLOURS),
+        system_of(engine).model_copy(update={"digests": {}}),
+        samples(),
+        split="heldout",
+        measure=measured_here,
+    )
+    text = "".join(record.as_line() for record in given)
+    for run in (first, second):
+        (run / "predictions").mkdir()
+        (run / "predictions" / "server.jsonl").write_text(text)
+    assert [each.both for each in difference(first, second).answers.answers] == [8]
+
+
+def test_a_run_whose_stages_depart_from_each_other_is_told(tmp_path):
+    first, second = run_of(tmp_path / "first", lines(COLOURS)), run_of(tmp_path / "second")
+    inputs = {"train": {"version": "v000"}}
+    publish(first, "merge", inputs=inputs)
+    notes = difference(first, second).answers.notes
+    assert notes[0] == "the first run: merge v001 was made from train v000, latest is v001"
 
 
 def test_a_run_against_itself_differs_in_nothing(pair):

@@ -3,31 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
-from vlmpipe.errors import VlmpipeError
-from vlmpipe.evaluation.published import PublishedStage
-from vlmpipe.evaluation.records import PREDICTIONS_FOLDER, Record, read_records
+from vlmpipe.evaluation.run_difference.books import SOURCES, Answered, Book, Known
 from vlmpipe.evaluation.statistics import Paired, compare_paired
-from vlmpipe.evaluation.validation.figures import values_of
-from vlmpipe.evaluation.validation.results import PREDICTIONS_NAME
-
-VALIDATE, EVALUATE = "validate", "evaluate"
-TRAINED = ("hf:adapter", "hf:full")
-"""What a run trained, by whichever method."""
-
-Key = tuple[str, str]
-"""Split and sample id."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """What is kept of a record: numbers, and digests of its texts."""
-
-    inputs: str
-    prediction: int
-    values: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -77,54 +56,24 @@ class EngineDifference:
     notes: tuple[str, ...] = ()
 
 
-@dataclass
-class _Book:
-    """Answered records of one engine in one run, by sample."""
-
-    engine: str
-    known: dict[Key, Known] = field(default_factory=dict)
-
-    def add(self, record: Record) -> None:
-        if record.status == "answered":
-            text = hash(record.prediction)
-            self.known[record.key] = Known(record.inputs, text, values_of(record))
-
-
-def compare_answers(
-    folders: tuple[Path, Path],
-    validated: tuple[PublishedStage | None, PublishedStage | None],
-) -> EngineDifference:
+def compare_answers(first: Answered, second: Answered) -> EngineDifference:
     """Validate's answers, and the records that `vlmpipe evaluate` wrote, engine by engine."""
-    notes: list[str] = []
-    own = [_books([stage.folder / PREDICTIONS_NAME] if stage else [], notes) for stage in validated]
-    asked = [_books(sorted((f / PREDICTIONS_FOLDER).glob("*.jsonl")), notes) for f in folders]
-    found = [
-        *_engines(VALIDATE, own[0], own[1], notes),
-        *_engines(EVALUATE, asked[0], asked[1], notes),
-    ]
+    notes = [*first.notes, *second.notes]
+    found = []
+    for source in SOURCES:
+        found += _engines(source, first.books[source], second.books[source], notes)
     return EngineDifference(tuple(found), tuple(notes))
 
 
-def _books(paths: list[Path], notes: list[str]) -> dict[str, _Book]:
-    """By engine; what a run trained stands under one name."""
-    found: dict[str, _Book] = {}
-    for path in paths:
-        try:
-            for record in read_records(path):
-                name = TRAINED[0] if record.engine in TRAINED else record.engine
-                found.setdefault(name, _Book(record.engine)).add(record)
-        except (VlmpipeError, OSError) as exc:
-            notes.append(f"left out: {exc.message if isinstance(exc, VlmpipeError) else exc}")
-            return {}
-    return found
-
-
 def _engines(
-    source: str, first: dict[str, _Book], second: dict[str, _Book], notes: list[str]
+    source: str, first: Mapping[str, Book], second: Mapping[str, Book], notes: list[str]
 ) -> list[AnswersDifference]:
-    for name in first.keys() ^ second.keys():
-        which = "first" if name in first else "second"
-        notes.append(f"{source}: only the {which} run has answers of {name}")
+    for which, own, other in (("first", first, second), ("second", second, first)):
+        notes += [
+            f"{source}: only the {which} run has answers of {book.engine}"
+            for name, book in own.items()
+            if name not in other
+        ]
     return [
         _difference(source, _title(first[name], second[name]), split, first[name], second[name])
         for name in first
@@ -133,14 +82,14 @@ def _engines(
     ]
 
 
-def _title(first: _Book, second: _Book) -> str:
+def _title(first: Book, second: Book) -> str:
     if first.engine == second.engine:
         return first.engine
     return f"{first.engine} against {second.engine}"
 
 
 def _difference(
-    source: str, engine: str, split: str, first: _Book, second: _Book
+    source: str, engine: str, split: str, first: Book, second: Book
 ) -> AnswersDifference:
     before, after = (
         {key: each for key, each in book.known.items() if key[0] == split}

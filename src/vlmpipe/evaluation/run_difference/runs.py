@@ -11,6 +11,7 @@ from typing import Any
 from vlmpipe.errors import ConfigError
 from vlmpipe.evaluation.published import PublishedStage, published_stages
 from vlmpipe.evaluation.run_difference.answers import EngineDifference, compare_answers
+from vlmpipe.evaluation.run_difference.books import read_answers
 from vlmpipe.evaluation.run_difference.data import DataDifference, compare_data
 from vlmpipe.evaluation.run_difference.values import (
     Change,
@@ -107,7 +108,7 @@ def compare_runs(first: Run, second: Run) -> RunDifference:
         data=compare_data(one["setup"], two["setup"]) if "setup" in both else None,
         metrics=tuple(stage_metrics(one, two)),
         answers=compare_answers(
-            (first.folder, second.folder), (one.get("validate"), two.get("validate"))
+            read_answers("first", first.folder, one), read_answers("second", second.folder, two)
         ),
     )
 

@@ -79,7 +79,7 @@ def test_judges_and_people_are_shown(run):
     publish_whole_run(run)
     whole_evaluation(run)
     text = Page(write_report(run)).text
-    assert "some-judge hf:adapter hf:base 11 9 1 1 0.864 [0.764, 0.964]" in text
+    assert "some-judge hf:adapter hf:base 11 of 12 9 1 1 0.864 [0.764, 0.964]" in text
     assert "2 people hf:adapter llama_cpp:q4_k_m 8 3 3 2 0.560" in text
     assert "kappa of ann and bob 0.61" in text
     assert "some-judge hf:adapter 12 4.31 [4.21, 4.41] 0.72" in text

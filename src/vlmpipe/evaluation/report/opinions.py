@@ -8,51 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmpipe.evaluation.report.figures import Bounds, bounds_of
-
-JUDGE_FOLDER, REVIEW_FOLDER = "judge", "review"
-"""Under a run, beside its stages."""
+from vlmpipe.evaluation.judging.folders import JUDGE_FOLDER, REVIEW_FOLDER
+from vlmpipe.evaluation.report.figures import bounds_of
+from vlmpipe.evaluation.report.opinion_rows import Cases, PairRow, ScoreRow, Share
+from vlmpipe.evaluation.report.stale_verdicts import Records
 
 MOST_FILES = 40
 MOST_NOTES = 8
-
-
-@dataclass(frozen=True)
-class Share:
-    """A figure over cases, with its interval."""
-
-    value: float | None
-    interval: Bounds | None
-    of: int
-
-
-@dataclass(frozen=True)
-class PairRow:
-    """Two engines, judged side by side."""
-
-    by: str
-    first: str
-    second: str
-    cases: int
-    first_wins: int
-    ties: int
-    second_wins: int
-    win_rate: Share
-    """Of the first; a tie counts as half."""
-
-    notes: Sequence[tuple[str, Share]]
-
-
-@dataclass(frozen=True)
-class ScoreRow:
-    """One engine, judged by a rubric from 1 to 5."""
-
-    by: str
-    engine: str
-    cases: int
-    score: Share
-    correlation: Share
-    """With the task's metric, by rank."""
+MOST_FAULT = 300
+"""Characters."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +31,22 @@ class Opinions:
     def __bool__(self) -> bool:
         return bool(self.pairs or self.scores)
 
+    @property
+    def rows(self) -> Sequence[PairRow | ScoreRow]:
+        """Both kinds."""
+        return [*self.pairs, *self.scores]
+
 
 def opinions_of(run_folder: Path) -> Opinions:
     """From the figures under `judge/` and `review/`; other files there are left out."""
-    found = list(_summaries(run_folder / JUDGE_FOLDER))
-    reviews = list(_summaries(run_folder / REVIEW_FOLDER))
+    records = Records(run_folder)
+    judge, review = run_folder / JUDGE_FOLDER, run_folder / REVIEW_FOLDER
+    found = [
+        {**each, "stale": records.stale_judged(judge, stem)} for stem, each in _summaries(judge)
+    ]
+    reviews = [
+        {**each, "stale": records.stale_reviewed(review, stem)} for stem, each in _summaries(review)
+    ]
     pairs = [*map(_judged_pair, found), *map(_reviewed_pair, reviews)]
     return Opinions(
         pairs=[row for row in pairs if row is not None],
@@ -80,14 +55,15 @@ def opinions_of(run_folder: Path) -> Opinions:
     )
 
 
-def _summaries(folder: Path) -> Iterator[dict[str, Any]]:
+def _summaries(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """With the name of each file, without what follows the dot."""
     for path in sorted(folder.glob("*.json"))[:MOST_FILES]:
         try:
             found = json.loads(path.read_bytes())
         except (OSError, ValueError):
             continue
         if isinstance(found, dict):
-            yield found
+            yield path.stem, found
 
 
 def _judged_pair(summary: Mapping[str, Any]) -> PairRow | None:
@@ -112,7 +88,8 @@ def _reviewed_pair(summary: Mapping[str, Any]) -> PairRow | None:
         names = " and ".join(map(str, pair.get("raters", [])))
         notes.append((f"kappa of {names}", _share(pair.get("kappa"))))
     by = f"{len(raters)} {'person' if len(raters) == 1 else 'people'}"
-    return _pair({**summary, "wins": outcomes, "ties": ties}, by, notes[:MOST_NOTES])
+    told = {"wins": outcomes, "ties": ties, "cases": summary.get("pairs")}
+    return _pair({**summary, **told}, by, notes[:MOST_NOTES])
 
 
 def _pair(
@@ -126,7 +103,7 @@ def _pair(
         by=by,
         first=first,
         second=second,
-        cases=_count(summary.get("judged")),
+        cases=_cases(summary),
         first_wins=_count(wins.get(first)),
         ties=_count(summary.get("ties")),
         second_wins=_count(wins.get(second)),
@@ -142,9 +119,21 @@ def _score(summary: Mapping[str, Any]) -> ScoreRow | None:
     return ScoreRow(
         by=str(_object(summary, "judge").get("model", "judge")),
         engine=str(engines[0]),
-        cases=_count(summary.get("judged")),
+        cases=_cases(summary),
         score=_share(summary["mean_score"]),
         correlation=_share(summary.get("correlation")),
+    )
+
+
+def _cases(summary: Mapping[str, Any]) -> Cases:
+    fault = next(iter(_object(summary, "faults")), "")
+    return Cases(
+        judged=_count(summary.get("judged")),
+        of=_count(summary.get("cases")),
+        failed=_count(summary.get("failed")),
+        no_verdict=_count(summary.get("no_verdict")),
+        stale=_count(summary.get("stale")),
+        fault=fault[:MOST_FAULT],
     )
 
 

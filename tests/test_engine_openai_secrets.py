@@ -16,6 +16,9 @@ from vlmpipe.engines.openai_server import OpenAIServer
 from vlmpipe.errors import ConfigError, ToolError
 
 KEY = "sk-Secret+0123456789/abc"
+KEYS = st.text(
+    st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="*"), min_size=8
+)
 ECHOES = {
     "refusal": faulty.refusing(400, f"bad header: Bearer {KEY}"),
     "failure": faulty.refusing(500, f"{KEY} {KEY}"),
@@ -57,12 +60,10 @@ def test_control_sequences_of_a_server_are_dropped() -> None:
     assert told == [f"failed: {root} answered 400: {expected}", f"failed: {root}: {expected}"]
 
 
-@given(
-    st.text(), st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8), st.text()
-)
+@given(st.text(), KEYS, st.text())
 def test_no_text_tells_a_key(before: str, key: str, after: str) -> None:
     told = Discretion(key).told(before + key + after)
-    assert key == "*" * len(key) or key not in told
+    assert key not in told
     told.encode()
 
 

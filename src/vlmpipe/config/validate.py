@@ -24,22 +24,23 @@ class ValidateConfig(Section):
     """Base against tuned."""
 
     train_probes: int = Field(5, ge=1)
-    """Training samples asked back, to see whether they were learned."""
+    """Training samples asked back, to see whether they were learned. Of `data.sources` they are
+    drawn, each task its share and at least one."""
 
     heldout_samples: int = Field(16, ge=1)
-    """Held-out samples asked, at most."""
+    """Held-out samples asked, at most; drawn as the probes are."""
 
     max_new_tokens: int = Field(512, ge=1)
     """An answer is cut here, and counted as cut."""
 
     thresholds: dict[str, float] = Field(default_factory=dict)
     """Smallest value of any metric of this stage, e.g. `{"heldout/teds/tuned": 0.9}`; the largest
-    of one that is better when smaller, such as `cer`, `cut`, `loss`, `perplexity` and
-    `seconds_per_answer`. A name that the stage does not measure fails the gate."""
+    of one that is better when smaller, such as `cer`, `cut`, `loss`, `perplexity`,
+    `peak_mib` and `seconds_per_answer`. A name that the stage does not measure fails the gate."""
 
     max_overfit_gap: float = Field(0.5, ge=0, le=1)
-    """Over-fit when the primary metric on training probes exceeds the held-out one by more. The gap
-    itself decides; its 95 % interval is told."""
+    """Over-fit when a task's primary metric on training probes exceeds its held-out one by more.
+    The gap itself decides; its 95 % interval is told."""
 
     general: GeneralConfig = GeneralConfig()
 

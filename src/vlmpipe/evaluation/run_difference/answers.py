@@ -58,7 +58,7 @@ class EngineDifference:
 
 def compare_answers(first: Answered, second: Answered) -> EngineDifference:
     """Validate's answers, and the records that `vlmpipe evaluate` wrote, engine by engine."""
-    notes = [*first.notes, *second.notes]
+    notes = list(dict.fromkeys([*first.notes, *second.notes]))
     found = []
     for source in SOURCES:
         found += _engines(source, first.books[source], second.books[source], notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from vlmpipe.errors import ConfigError
+from vlmpipe.engines.openai_access import server_root
 from vlmpipe.evaluation.systems import opening
 from vlmpipe.evaluation.systems.opening import Asking
 from vlmpipe.evaluation.systems.order import SystemOrder
@@ -15,12 +15,11 @@ def openai_order(run: Run, asking: Asking, name: str, address: str) -> SystemOrd
     """An OpenAI-compatible server, asked by the contract of the run's latest stage.
 
     Raises:
-        ConfigError: for what is no address.
+        ConfigError: for what is no address, or carries a password.
         ArtifactError: before train.
     """
     url, _, model = address.partition("#")
-    if not url.startswith(("http://", "https://")):
-        raise ConfigError(f"{url!r} is no address: openai:http://HOST:PORT/v1")
+    server_root(url)
     contract = run.served_contract()
     return SystemOrder(
         name=name,

@@ -227,8 +227,8 @@ def _pair_asides(summary: PairSummary) -> list[str]:
     agreement, metrics = summary.agreement, ", ".join(summary.metrics) or "the metric"
     return [
         f"position: the order decided {shown(summary.order_decided)} of the samples (counted as"
-        f" ties); the answer shown first won {shown(summary.first_wins)} of the verdicts in both"
-        " orders that name one",
+        f" ties); the answer shown first won {shown(summary.first_wins)} of the verdicts with a"
+        " winner",
         f"with {metrics}: agrees on {shown(agreement.agree)} of {agreement.agree.n} that both"
         f" decide; ties of the judge alone {agreement.first_ties}, of the metric alone"
         f" {agreement.second_ties}; kappa {shown(agreement.kappa)}",

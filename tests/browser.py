@@ -122,6 +122,23 @@ class Browser:
         """Open a page at a width, as `light` or `dark` as the reader wishes it; `picture` is where
         a picture of all of it goes.
         """
+        target, session = self._opened(page, width, scheme)
+        found = self._evaluate(session, PROBE)
+        if picture is not None:
+            self._set_size(session, width, int(found["height"]))
+            shot = self._call("Page.captureScreenshot", session, format="png")
+            picture.write_bytes(base64.b64decode(shot["data"]))
+        self._call("Target.closeTarget", targetId=target)
+        return Seen(console=self._console(), requests=self._requests(page), **found)
+
+    def ask(self, page: Path, width: int, code: str) -> Any:
+        """What a script of ours finds in a page at a width."""
+        target, session = self._opened(page, width, "light")
+        found = self._evaluate(session, code)
+        self._call("Target.closeTarget", targetId=target)
+        return found
+
+    def _opened(self, page: Path, width: int, scheme: str) -> tuple[str, str]:
         self._events.clear()
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -135,13 +152,7 @@ class Browser:
         # Two frames, so that everything is laid out; then what scripts left behind can be seen.
         frames = "new Promise(d => requestAnimationFrame(() => requestAnimationFrame(() => d(1))))"
         self._evaluate(session, frames)
-        found = self._evaluate(session, PROBE)
-        if picture is not None:
-            self._set_size(session, width, int(found["height"]))
-            shot = self._call("Page.captureScreenshot", session, format="png")
-            picture.write_bytes(base64.b64decode(shot["data"]))
-        self._call("Target.closeTarget", targetId=target)
-        return Seen(console=self._console(), requests=self._requests(page), **found)
+        return target, session
 
     def _set_size(self, session: str, width: int, height: int) -> None:
         self._call(

@@ -58,6 +58,24 @@ def test_the_page_is_whole_and_readable(browser, whole_page, width, scheme):
     assert seen.sections >= 11
 
 
+SCROLLED = """(() => {
+  const box = e => e.getBoundingClientRect();
+  const tables = [...document.querySelectorAll("table.pinned")];
+  const moved = tables.filter(table => (table.parentElement.scrollLeft = 150) &&
+    table.parentElement.scrollLeft > 0);
+  const first = table => [...table.querySelectorAll("tbody tr > :first-child")];
+  const unseen = table => first(table)
+    .filter(e => Math.abs(box(e).left - box(table.parentElement).left) > 1);
+  return {tables: tables.length, moved: moved.length,
+    unseen: tables.flatMap(unseen).map(e => e.textContent)};
+})()"""
+
+
+def test_names_of_files_and_rungs_stay_in_sight_beside_their_figures(browser, whole_page):
+    seen = browser.ask(whole_page, 390, SCROLLED)
+    assert seen == {"tables": 2, "moved": 2, "unseen": []}
+
+
 def test_nothing_that_a_text_from_elsewhere_carries_runs(browser, run):
     publish_hostile(run, HOSTILE)
     seen = browser.look(write_report(run), 1280)

@@ -59,7 +59,7 @@ def shown(run) -> str:
 
 def test_cases_without_a_verdict_are_counted_beside_those_with_one(run):
     judge(run, PAIR, cases=20, judged=11, failed=6, no_verdict=3)
-    assert "hf:base 11 of 20 6 not answered, 3 without a verdict 9 1 1" in shown(run)
+    assert "hf:base 11 of 20 6 not answered 3 without a verdict 9 1 1" in shown(run)
     judge(run, PAIR, cases=11, judged=11, failed=0, no_verdict=0)
     text = shown(run)
     assert "hf:base 11 of 11 9 1 1" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -56,6 +57,24 @@ def test_base_and_tuned_have_intervals_and_a_p_value(run):
     assert "TEDS 0.080 [0.050, 0.110] 0.740 [0.650, 0.820] +0.660 p < 0.001" in page.text
     assert '<span class="value same">0.250</span>' in page.source, "chance explains exact match"
     assert '<span class="value better">0.740</span>' in page.source
+
+
+def test_figures_first_seen_say_over_how_many_samples(run):
+    publish_validate(run, judgement={"splits": {"heldout": 64, "train": 1}})
+    text = Page(write_report(run)).text
+    assert "TEDS, held-out 0.740 base 0.080, 64 samples" in text
+
+
+def test_a_metric_counts_the_samples_of_its_own_task(run):
+    tasks = {"heldout": {"table": 40, "chart": 24}}
+    publish_validate(run, judgement={"splits": {"heldout": 64}, "tasks": tasks})
+    assert "base 0.080, 40 samples" in Page(write_report(run)).text
+
+
+def test_the_table_of_files_says_by_what_samples_its_figures_are(run):
+    publish_whole_run(run)
+    text = Page(write_report(run)).text
+    assert re.search(r"TEDS and KL divergence over the \d+ probes of the ladder below", text)
 
 
 def test_phases_are_compared(run):

@@ -35,14 +35,14 @@ def write_report(run_folder: Path, *, cached: Collection[str] = ()) -> Path:
     Raises:
         ArtifactError: when a manifest is damaged.
     """
-    # Imported here: what it stands on would slow `--help`.
+    # Imported here: what they stand on would slow `--help`.
+    from vlmpipe.evaluation.answers import writable
     from vlmpipe.evaluation.report.content import gather
 
     content = gather(run_folder, frozenset(cached))
     page = _environment().get_template(TEMPLATE_NAME).render(content)
     path = run_folder / REPORT_NAME
-    # An answer may hold half of a surrogate pair, which no encoding can write.
-    write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
+    write_text(path, writable(page))
     return path
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vlmpipe.evaluation.report.plots import COLOURS, INK, inline_drawings
 
@@ -38,10 +38,19 @@ def _draw(axes: Axes, rows: Rows, recommended: str | None) -> None:
         colour = COLOURS[4] if row.get("excluded") else COLOURS[2] if chosen else COLOURS[0]
         axes.plot([size], [kld], "o", color=colour, markersize=9 if chosen else 6)
         text = f"{row.get('quant')}{' (recommended)' if chosen else ''}"
-        axes.annotate(text, (size, kld), xytext=(0, 9), textcoords="offset points", ha="center")
+        side = _side(size, sizes)
+        axes.annotate(text, (size, kld), xytext=(0, 9), textcoords="offset points", ha=side)
     axes.set_yscale("log")
     axes.margins(x=0.28, y=0.35)
     axes.set(xlabel="size of the language model's file, MiB", ylabel="KL divergence, nats a token")
+
+
+def _side(size: float, sizes: Sequence[float]) -> Literal["left", "center", "right"]:
+    """Where a label is held at its point: one near an edge runs away from it."""
+    third = (sizes[-1] - sizes[0]) / 3
+    if size < sizes[0] + third:
+        return "left"
+    return "right" if size > sizes[-1] - third else "center"
 
 
 def _is_number(row: Mapping[str, Any], key: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from vlmpipe.evaluation.published import PublishedStage
 from vlmpipe.evaluation.report.figures import bounds_of
 from vlmpipe.evaluation.report.numbers import between, figure
+from vlmpipe.tasks import task_of
 from vlmpipe.tasks.metric_names import title_of
 
 Stages = Mapping[str, PublishedStage]
@@ -34,7 +35,8 @@ def tiles_of(stages: Stages, results: Mapping[str, Any]) -> list[Tile]:
             base = figure(metrics.get(f"{split}/{name}/base"))
             bounds = bounds_of((results.get("intervals") or {}).get(f"{split}/{name}/tuned"))
             sure = f"{between(bounds)}, " if bounds and between(bounds) else ""
-            tiles.append(Tile(f"{title_of(name)}, {where}", tuned, f"{sure}base {base}"))
+            over = _samples(results, split, name)
+            tiles.append(Tile(f"{title_of(name)}, {where}", tuned, f"{sure}base {base}{over}"))
     gain = metrics.get("reliance/image_gain/tuned")
     if gain is not None:
         tiles.append(Tile("image gain", gain, "nats a token, true against another's image"))
@@ -42,6 +44,16 @@ def tiles_of(stages: Stages, results: Mapping[str, Any]) -> list[Tile]:
     if speed is not None:
         tiles.append(Tile("tokens a second", speed, "tuned, before conversion"))
     return [*tiles, *_parity_tile(stages)]
+
+
+def _samples(results: Mapping[str, Any], split: str, metric: str) -> str:
+    """`, 64 samples`: those of the tasks with this primary metric; empty where it is not known."""
+    tasks = (results.get("tasks") or {}).get(split)
+    count = (results.get("splits") or {}).get(split)
+    if isinstance(tasks, dict):
+        own = [each for task, each in tasks.items() if task_of(task).primary_metric == metric]
+        count = sum(own) if own else count
+    return f", {count} sample{'' if count == 1 else 's'}" if isinstance(count, int) else ""
 
 
 def _parity_tile(stages: Stages) -> list[Tile]:

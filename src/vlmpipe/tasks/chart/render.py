@@ -19,7 +19,8 @@ def render_chart(chart: Chart) -> str:
     if isinstance(chart, AxisChart):
         rows = list(zip(chart.categories * (1 + len(chart.more)), chart.all_values, strict=True))
         low, high = chart.y_axis.bounds or (0.0, 0.0)
-        names = [chart.kind, chart.x_title, chart.y_axis.title]
+        kinds = " and ".join(dict.fromkeys(series.kind for series in chart.series))
+        names = [kinds, chart.x_title, chart.y_axis.title]
         names += [f"{number_text(low)} – {number_text(high)}"] if chart.y_axis.bounds else []
     else:
         rows, names = list(chart.slices), [chart.kind]

@@ -135,6 +135,19 @@ class OllamaServer:
         sees = ["vision"] if model.projector else []
         return 200, {**told, "capabilities": ["completion", *sees]}
 
+    def tags(self) -> dict[str, Any]:
+        """Each model as the real server lists it; digests here are of the text file alone."""
+        return {
+            "models": [
+                {
+                    "name": name,
+                    "digest": hashlib.sha256(model.weights).hexdigest(),
+                    "details": {"format": "gguf", "quantization_level": "Q4_K_M"},
+                }
+                for name, model in self.models.items()
+            ]
+        }
+
     def copy(self, order: dict[str, Any]) -> Reply:
         source = self.models.get(_full(order["source"]))
         if source is None:
@@ -255,8 +268,8 @@ def _handler_of(server: OllamaServer) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            found = self.path == "/api/version"
-            self._answer(200 if found else 404, {"version": server.version} if found else None)
+            told = {"/api/version": {"version": server.version}, "/api/tags": server.tags()}
+            self._answer(200 if self.path in told else 404, told.get(self.path))
 
         def do_HEAD(self) -> None:
             server.requests.append(f"HEAD {self.path}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -89,6 +89,17 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     rows -= rows.max(axis=-1, keepdims=True)
     rows -= np.log(np.exp(rows).sum(axis=-1, keepdims=True))
     return rows
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a server says of the model that it runs, as far as it says it."""
+
+    name: str
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """sha256 of its parts, by what the server calls them."""
+
+    quantization: str | None = None
 
 
 class Engine(Protocol):

@@ -10,7 +10,7 @@ from typing import Any
 
 from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.encoding.conversation import Message
-from vlmpipe.engines.base import Completion, EngineType, Score
+from vlmpipe.engines.base import Completion, EngineType, Score, Served
 from vlmpipe.engines.ollama_api import LOGPROBS_SINCE, OllamaApi, version_of
 from vlmpipe.engines.ollama_messages import chat_messages
 from vlmpipe.engines.replies import understood
@@ -56,6 +56,15 @@ class OllamaEngine:
         said = api.version()
         self.version = f"ollama {said or 'of unknown version'}"
         self._logprobs = version_of(said or "") >= LOGPROBS_SINCE
+
+    @property
+    def served(self) -> Served:
+        """What the server says of the model now.
+
+        Raises:
+            ToolError: when it does not answer.
+        """
+        return self._api.served(self.model)
 
     def complete(self, messages: Sequence[Message], *, max_new_tokens: int) -> Completion:
         """Greedy answer to a conversation that ends with a user's turn.

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from vlmpipe.engines.base import Served
 from vlmpipe.engines.patience import Fault, Patience
 from vlmpipe.engines.replies import understood
 from vlmpipe.errors import ToolError
@@ -94,6 +95,16 @@ class OllamaApi:
     def exists(self, name: str) -> bool:
         """Whether the server knows a model of that name."""
         return self._send("POST", "/api/show", json={"model": name}).is_success
+
+    def served(self, name: str) -> Served:
+        """What the server says of a model: the digest of its manifest, its quantisation."""
+        listed = _json(self._send("GET", "/api/tags").text, "/api/tags")
+        with understood("/api/tags"):
+            for each in listed.get("models", []):
+                if each["name"] in (name, f"{name}:latest"):
+                    level = str(each.get("details", {}).get("quantization_level") or "").lower()
+                    return Served(name, {"manifest": str(each["digest"])}, level or None)
+        return Served(name)
 
     def copy(self, source: str, destination: str) -> None:
         """Give a model a second name."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.engines.answering import answers
-from vlmpipe.engines.base import Completion, Engine, Failure, Score
+from vlmpipe.engines.base import Completion, Engine, Failure, Score, Served
 from vlmpipe.errors import VlmpipeError
 from vlmpipe.evaluation.answers import prompt_text
 from vlmpipe.evaluation.measuring import MetricPool
@@ -50,8 +50,8 @@ class Ready:
 
     version: str
     can_score: bool
-    served_model: str | None = None
-    """What a server calls what it runs."""
+    served: Served | None = None
+    """What a server says of what it runs."""
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,7 @@ def hold_engine(
     reset_peak_memory()
     try:
         with closing(order.open()) as engine:
-            served = getattr(engine, "served", None)
-            name = None if served is None else str(served.name)
-            connection.send(Ready(engine.version, engine.can_score, name))
+            connection.send(Ready(engine.version, engine.can_score, _served_by(engine)))
             asking = _Asking(engine, source, plan, connection.recv(), connection)
             connection.send(asking.run())
             connection.send(asking.reliance())
@@ -272,6 +270,11 @@ class _Asking:
             return {}, error.message
         flat = measured.as_metrics(primary, "")
         return {name.split("/")[1]: value for name, value in flat.items()}, None
+
+
+def _served_by(engine: Engine) -> Served | None:
+    said = getattr(engine, "served", None)
+    return Served(str(said.name)) if said and not isinstance(said, Served) else said
 
 
 def _write_to(log: Path) -> None:

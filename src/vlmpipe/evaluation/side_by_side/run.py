@@ -260,7 +260,7 @@ def _open_books(
         ready.version,
         max_new_tokens=plan.max_new_tokens,
         seed=setting.seed,
-        served_model=ready.served_model,
+        served=ready.served,
     )
     wants_loss = plan.scored and ready.can_score
     ledger = Ledger(setting.folder, system, split, wants_loss=wants_loss)

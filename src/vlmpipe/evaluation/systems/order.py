@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vlmpipe.engines.base import Engine, EngineType
+from vlmpipe.engines.base import Engine, EngineType, Served
 from vlmpipe.evaluation.records import MergeState, Sampling, System
 
 
@@ -33,19 +33,20 @@ class SystemOrder:
         *,
         max_new_tokens: int,
         seed: int,
-        served_model: str | None = None,
+        served: Served | None = None,
     ) -> System:
-        """What stands in each record; `served_model` is what a server calls what it runs."""
+        """What stands in each record; `served` is what a server says of what it runs."""
+        told = served or Served(self.model_name, self.digests, self.quantization)
         lora = None if self.merge_state == "unknown" else self.merge_state == "adapter"
         return System(
             engine=self.name,
-            model_name=served_model or self.model_name,
+            model_name=told.name,
             engine_type=self.engine_type,
             engine_version=engine_version,
             lora_enabled=lora,
             merge_state=self.merge_state,
-            quantization=self.quantization,
-            digests=dict(self.digests),
+            quantization=told.quantization,
+            digests=dict(told.digests),
             sampling=Sampling(
                 max_new_tokens=max_new_tokens,
                 image_resize=self.image_resize,

@@ -290,7 +290,7 @@ def _table(standings: Sequence[Standing]) -> Table:
     metric = standings[0].summary.primary_metric
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     table.add_column("engine", overflow="fold")
-    for column in ("n", metric, "95 %", "Δ", "same", "loss", "cut", "failed", "s"):
+    for column in ("n", metric, "95 %", "Δ", "same", "loss", "cut", "fail", "s"):
         table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
     for each in standings:
         table.add_row(*map(escape, _row(each, metric)))

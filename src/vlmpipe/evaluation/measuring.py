@@ -10,14 +10,13 @@ import contextlib
 import multiprocessing
 import os
 import resource
-import signal
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from vlmpipe.system.parenthood import die_with_parent, interrupts_held
+from vlmpipe.system.parenthood import die_with_parent, exit_cause, interrupts_held
 from vlmpipe.tasks import task_of
 
 TIMEOUT_S = 60.0
@@ -87,7 +86,7 @@ class MetricPool:
         except TimeoutError:
             why = f"measuring it took more than {self._timeout_s:g} s"
         except ProcessExpired as exc:
-            why = f"measuring it ended the process ({_cause(exc.exitcode)})"
+            why = f"measuring it ended the process ({exit_cause(exc.exitcode)})"
         except CancelledError:
             raise
         except Exception as exc:
@@ -121,11 +120,3 @@ def _begin_worker() -> None:
 
 def _measure(task: str, prediction: str, reference: str) -> dict[str, float]:
     return dict(task_of(task).measure(prediction, reference))
-
-
-def _cause(exit_code: int | None) -> str:
-    if exit_code is None or exit_code >= 0:
-        return f"exit code {exit_code}"
-    with contextlib.suppress(ValueError):
-        return signal.Signals(-exit_code).name
-    return f"signal {-exit_code}"

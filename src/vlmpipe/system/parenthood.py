@@ -1,4 +1,4 @@
-"""A process that is of no use without the one that started it."""
+"""Processes and the ones that they start: interrupts, deaths, and what they died of."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 _PR_SET_PDEATHSIG = 1
 """prctl(2), of Linux alone."""
@@ -37,3 +37,12 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def exit_cause(exit_code: int | None) -> str:
+    """`SIGSEGV`, or `exit code 1`: what multiprocessing says of a process that ended."""
+    if exit_code is None or exit_code >= 0:
+        return f"exit code {exit_code}"
+    with suppress(ValueError):
+        return signal.Signals(-exit_code).name
+    return f"signal {-exit_code}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +23,7 @@ from vlmpipe.evaluation.side_by_side.child import (
 )
 from vlmpipe.evaluation.sources import SampleSource
 from vlmpipe.evaluation.systems import SystemOrder
-from vlmpipe.system.parenthood import interrupts_held
+from vlmpipe.system.parenthood import exit_cause, interrupts_held
 
 Message = Ready | Alive | Asked | Outcome | Finished | RelianceFound
 
@@ -126,7 +125,7 @@ class EngineProcess:
 
     def _died(self) -> EngineDiedError:
         self._process.join(GRACE_S)
-        return EngineDiedError(f"the engine's process died ({_cause(self._process.exitcode)})")
+        return EngineDiedError(f"the engine's process died ({exit_cause(self._process.exitcode)})")
 
     def __enter__(self) -> EngineProcess:
         return self
@@ -142,12 +141,3 @@ class EngineProcess:
         if self._process.is_alive():
             self._process.kill()
         self._process.join()
-
-
-def _cause(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
-        try:
-            return signal.Signals(-exit_code).name
-        except ValueError:
-            return f"signal {-exit_code}"
-    return f"exit code {exit_code}"

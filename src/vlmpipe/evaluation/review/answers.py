@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -38,10 +38,6 @@ class RaterFile(_Strict):
     sheet: str = Field(pattern=r"^[0-9a-f]{16}$")
     rater: str = Field(min_length=1, max_length=200)
     answers: tuple[GivenAnswer, ...]
-
-    def by_item(self) -> Mapping[str, GivenAnswer]:
-        """Answers by the pair's name."""
-        return {answer.item: answer for answer in self.answers}
 
 
 def read_rater_files(paths: Sequence[Path]) -> list[RaterFile]:

@@ -10,7 +10,7 @@ from typing import Literal
 from vlmpipe.config import Config
 from vlmpipe.encoding.contract import PreprocessContract, read_contract
 from vlmpipe.engines.base import Engine
-from vlmpipe.errors import ToolError
+from vlmpipe.errors import ConfigError, ToolError
 
 Resize = Literal["contract", "runtime"]
 
@@ -26,8 +26,9 @@ class Asking:
     """For one request to a server."""
 
     retries: int = 4
-    api_key_env: str = "OPENAI_API_KEY"
-    """Name of the environment variable that holds a server's key."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds a server's key. None by default: a key that lies
+    in the environment for one service is not sent to another."""
 
     resize: Resize = "contract"
     """`runtime`: images are sent as they are, for servers that resize as training did."""
@@ -102,12 +103,21 @@ def open_openai(
         model,
         contract,
         name=name,
-        api_key=os.environ.get(asking.api_key_env),
+        api_key=_key(asking.api_key_env),
         timeout_s=asking.timeout_s,
         retries=asking.retries,
         concurrency=asking.concurrency,
         resize=asking.resize,
     )
+
+
+def _key(variable: str | None) -> str | None:
+    if variable is not None and not os.environ.get(variable):
+        raise ConfigError(
+            f"the environment variable {variable} is empty, and was to hold the server's key",
+            f"set it: export {variable}=…, or leave --api-key-env out where no key is needed",
+        )
+    return os.environ[variable] if variable else None
 
 
 def open_ollama(url: str, model: str, contract: PreprocessContract) -> Engine:

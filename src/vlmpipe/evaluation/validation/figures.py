@@ -12,9 +12,6 @@ from vlmpipe.evaluation.statistics import Interval, Paired, compare_paired, mean
 from vlmpipe.evaluation.summary import collect
 from vlmpipe.evaluation.validation.comparison import BASE, TUNED, Comparison
 
-NEVER_PAIRED = frozenset({"perplexity"})
-"""A function of the loss: its mean over samples would be another figure."""
-
 
 @dataclass(frozen=True)
 class Figures:

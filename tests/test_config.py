@@ -268,8 +268,8 @@ def test_show_can_be_told_which_sections(capsys: pytest.CaptureFixture[str]) -> 
     assert run(["config", "show", "train.lora", "data.sources", "train.lora.r=9"]) == 0
     keys = [k.split(" = ")[0] for k in capsys.readouterr().out.splitlines() if k[0] != " "]
     assert keys[0] == "data.sources"
-    assert keys[-1] == "train.lora.targets"
-    assert len(keys) == 9
+    assert keys[-1] == "train.lora.plus_ratio"
+    assert len(keys) == 12
     assert run(["config", "show", "lora"]) == 2
     assert "no section or key is named lora" in capsys.readouterr().err
 

@@ -18,7 +18,7 @@ from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.encoding.encoder import IGNORED, Encoded, Encoder
 from vlmpipe.errors import StageError
 from vlmpipe.models.families import FAMILIES
-from vlmpipe.training.mask_audit import audit_masks, find_mask_fault
+from vlmpipe.training.audits.masks import audit_masks, find_mask_fault
 
 ANSWER = "<table><tr><td>007</td></tr></table>"
 

@@ -20,7 +20,7 @@ from vlmpipe.encoding.images import ImageGrid
 from vlmpipe.encoding.resize_kernels import fit_on_black, resize
 from vlmpipe.engines.llama_cpp import LlamaCppEngine
 from vlmpipe.training.augment import EpochOfLot, KernelLot
-from vlmpipe.training.collator import SampleCollator
+from vlmpipe.training.batching.collator import SampleCollator
 
 KERNELS: tuple[ResizeKernel, ...] = ("bicubic", "llama_cpp", "bilinear")
 SIZES = [(97, 151), (225, 57), (70, 238), (345, 451), (56, 84), (523, 701), (40, 31)]

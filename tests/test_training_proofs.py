@@ -12,7 +12,7 @@ from vlmpipe.errors import ConfigError, StageError
 from vlmpipe.models.families import family_of
 from vlmpipe.models.loading import load_model
 from vlmpipe.training.adapter import make_trainable
-from vlmpipe.training.census import lora_layers, refuse_misquantized, take_census
+from vlmpipe.training.audits.census import lora_layers, refuse_misquantized, take_census
 from vlmpipe.training.run import load_trainable
 
 

@@ -23,10 +23,10 @@ from vlmpipe.evaluation.validation.subjects import open_subjects
 from vlmpipe.models.families import FAMILIES, family_of
 from vlmpipe.models.loading import load_model, load_tokenizer
 from vlmpipe.pipeline.events import SilentReporter
-from vlmpipe.training.callbacks import PhaseMetrics, read_rows
-from vlmpipe.training.collator import pad_batch
+from vlmpipe.training.batching.collator import pad_batch
 from vlmpipe.training.curriculum import Phase
 from vlmpipe.training.phase_adapters import read_index
+from vlmpipe.training.watch.callbacks import PhaseMetrics, read_rows
 
 
 def steps_of(folder: Path) -> list[dict[str, Any]]:

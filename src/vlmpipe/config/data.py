@@ -64,6 +64,14 @@ class DataConfig(Section):
 
     synthetic: SyntheticConfig = SyntheticConfig()
 
+    general_ratio: float = Field(0.0, ge=0, le=0.5)
+    """Share of the training samples that are general ones, mixed in against forgetting: 0.1 to 0.2
+    keeps most of what the base could. validate's general probe shows what it bought."""
+
+    general_sources: tuple[DataSource, ...] = ()
+    """Where the general samples come from; empty: a generator of reading, requests and the tasks
+    that the run does not train, none of them in validate's general probe."""
+
     heldout_fraction: float = Field(0.2, ge=0, lt=1)
     """Share of the samples kept away from training, rounded, at least one. Samples with the same
     image never stand on both sides. 0 holds nothing out: validate then judges memory only."""

@@ -6,10 +6,24 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from vlmpipe.config.base import GateMode, Section
+from vlmpipe.config.base import GateMode, Section, UserPath
 
 LossScope = Literal["assistant_after_image", "after_image", "assistant", "all_text"]
 ResizeKernel = Literal["bicubic", "llama_cpp", "bilinear"]
+
+
+def known_parts(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """The parts, each of them `merger` or `last_blocks:N`.
+
+    Raises:
+        ValueError: naming one that is neither.
+    """
+    for part in parts:
+        name, _, count = part.partition(":")
+        known = part == "merger" or (name == "last_blocks" and count.isdigit() and int(count))
+        if not known:
+            raise ValueError(f"unfreeze {part!r} is neither 'merger' nor 'last_blocks:N'")
+    return parts
 
 
 class LoraSection(Section):
@@ -26,6 +40,18 @@ class LoraSection(Section):
 
     targets: Literal["all", "attention", "ffn"] = "all"
     """Which linear layers of each block carry an adapter."""
+
+    rslora: bool = False
+    """Rank-stabilised LoRA: the update is multiplied by alpha / sqrt(r), so that a high rank learns
+    as fast as a low one (arXiv 2312.03732)."""
+
+    dora: bool = False
+    """Weight-decomposed LoRA: magnitude and direction of each weight are learned apart; better at
+    low ranks, and about a third slower (arXiv 2402.09353)."""
+
+    plus_ratio: float | None = Field(None, ge=1, le=100)
+    """LoRA+: the B matrices learn this many times as fast as the A matrices (arXiv 2402.12354);
+    unset: alike."""
 
 
 class QuantizationSection(Section):
@@ -62,6 +88,16 @@ class CurriculumPhase(Section):
 
     learning_rate_scale: float = Field(1.0, gt=0, le=10)
     """Multiplies `train.learning_rate` in this phase."""
+
+    unfreeze: tuple[str, ...] = ()
+    """Parts of the tower that are trained from this phase on, as in `train.unfreeze`: progressive
+    unfreezing."""
+
+    @field_validator("unfreeze")
+    @classmethod
+    def unfreeze_names_known_parts(cls, parts: tuple[str, ...]) -> tuple[str, ...]:
+        """Each part is `merger` or `last_blocks:N`."""
+        return known_parts(parts)
 
     @field_validator("max_size")
     @classmethod
@@ -113,6 +149,40 @@ class AugmentSection(Section):
         if len(set(kernels)) < len(kernels):
             raise ValueError(f"resize_kernels {list(kernels)} names a kernel twice")
         return kernels
+
+
+class EarlyStoppingSection(Section):
+    """Ends a phase when the task metric on held-out samples no longer rises."""
+
+    patience: int | None = Field(None, ge=1)
+    """Measurements in a row without a new best after which a phase ends; the best weights are
+    taken back. Unset: never."""
+
+    every_steps: int = Field(50, ge=1)
+    """Optimiser steps between two measurements."""
+
+    samples: int = Field(16, ge=1)
+    """Held-out samples that are answered each time."""
+
+    min_gain: float = Field(0.0, ge=0)
+    """A new best must be better than the old one by more than this."""
+
+
+class WatchSection(Section):
+    """What is watched while a training runs."""
+
+    max_bad_steps: int = Field(3, ge=0)
+    """Steps in a row whose loss or gradient is no number: each is left out and counted; one more
+    stops the training, with the last good checkpoint kept."""
+
+    spike_factor: float = Field(4.0, gt=1)
+    """A loss, or a gradient norm, this many times the spread of the last steps above their median
+    is told."""
+
+    plateau_steps: int = Field(200, ge=10)
+    """So many steps without a lower mean loss are told."""
+
+    early_stopping: EarlyStoppingSection = EarlyStoppingSection()
 
 
 DEFAULT_CURRICULUM = (
@@ -171,8 +241,27 @@ class TrainConfig(Section):
     batch_size: int = Field(1, ge=1)
     """Samples in a forward pass."""
 
+    batch_tokens: int | None = Field(None, ge=64)
+    """Tokens in a forward pass, text and image together, in place of `batch_size`: short samples go
+    together in many, long ones alone, so that each pass takes about the same memory. Unset: by
+    `batch_size`."""
+
+    packing: Literal["auto", "on", "off"] = "auto"
+    """Samples of a forward pass in one row without padding, each with its own positions, none
+    seeing another. auto: where the attention in use can keep them apart, proven at the start; on:
+    refuse where it cannot; off: padded rows."""
+
     gradient_accumulation: int = Field(4, ge=1)
-    """Forward passes to an optimiser step; the loss is normalised by tokens over all of them."""
+    """Forward passes to an optimiser step, in all processes each; the loss is normalised by tokens
+    over all of them."""
+
+    vision_cache: Literal["off", "memory", "disk"] = "off"
+    """What the frozen tower makes of an image is computed once and used again: memory: in every
+    later epoch of this training; disk: in every later training too. Proven equal to the tower's
+    own, bit for bit, at the start."""
+
+    vision_cache_folder: UserPath | None = None
+    """Where `vision_cache: disk` keeps its shards; unset: `vision` in the shared cache folder."""
 
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass: far less memory, about a third more time."""
@@ -180,9 +269,25 @@ class TrainConfig(Section):
     optimizer: Literal["adamw_torch", "paged_adamw_8bit", "adamw_8bit"] = "adamw_torch"
     """adamw_8bit: a quarter of the optimiser's memory; paged: moved to RAM when the GPU is full."""
 
+    torch_compile: bool = False
+    """Compile the model: minutes at the start, faster steps on a GPU; see docs/training.md."""
+
+    expandable_segments: bool = True
+    """Let CUDA's memory segments grow: images of many sizes fragment fixed ones."""
+
+    save_steps: int | None = Field(50, ge=1)
+    """Optimiser steps between checkpoints that an interrupted training resumes from; only the
+    newest is kept. Unset: at the end of each phase alone."""
+
+    keep_phase_states: bool = True
+    """Publish the optimiser's state at the end of each phase but the last, so that a training with
+    other settings for a later phase takes the earlier ones over."""
+
+    watch: WatchSection = WatchSection()
+
     checkpoint_steps: tuple[int, ...] = (50, 100)
-    """Optimiser steps, counted over all phases, at which a checkpoint is kept. The end of each
-    phase always keeps one to resume from."""
+    """Optimiser steps, counted over all phases, at which a checkpoint is kept for good, beside
+    those to resume from."""
 
     report_to: tuple[Literal["wandb", "mlflow"], ...] = ()
     """Trackers beside the JSONL and TensorBoard files that are always written."""
@@ -194,12 +299,7 @@ class TrainConfig(Section):
     @classmethod
     def unfreeze_names_known_parts(cls, parts: tuple[str, ...]) -> tuple[str, ...]:
         """Each part is `merger` or `last_blocks:N`."""
-        for part in parts:
-            name, _, count = part.partition(":")
-            known = part == "merger" or (name == "last_blocks" and count.isdigit() and int(count))
-            if not known:
-                raise ValueError(f"unfreeze {part!r} is neither 'merger' nor 'last_blocks:N'")
-        return parts
+        return known_parts(parts)
 
     @field_validator("curriculum")
     @classmethod

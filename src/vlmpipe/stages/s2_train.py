@@ -11,8 +11,9 @@ from vlmpipe.pipeline import Outcome, Stage, StageContext
 
 def run(context: StageContext) -> Outcome:
     """Train; an interrupted training goes on from its newest checkpoint."""
-    # Images of many sizes fragment CUDA's fixed segments; must be set before CUDA starts.
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    if context.config.train.expandable_segments:
+        # Images of many sizes fragment CUDA's fixed segments; must be set before CUDA starts.
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     from vlmpipe.training.run import TrainingData, train
 
     setup = context.upstream["setup"]
@@ -28,10 +29,19 @@ def run(context: StageContext) -> Outcome:
 TRAIN = Stage(
     name="train",
     number=2,
-    version=3,
+    version=4,
     run=run,
     reads=("train", "model", "run.seed"),
-    ignores=("train.report_to", "model.id", "model.revision"),
+    ignores=(
+        "train.report_to",
+        "train.vision_cache",
+        "train.vision_cache_folder",
+        "train.save_steps",
+        "train.keep_phase_states",
+        "train.expandable_segments",
+        "model.id",
+        "model.revision",
+    ),
     consumes={"setup": ("model.json", "model/*", "data/*.parquet")},
     resumable=True,
 )

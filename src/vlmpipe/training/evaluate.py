@@ -9,7 +9,7 @@ from vlmpipe.config.train import LossScope
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.encoding.encoder import IGNORED, Encoder
 from vlmpipe.encoding.images import ImageGrid
-from vlmpipe.training.collator import pad_batch
+from vlmpipe.training.batching.collator import pad_batch
 
 
 def mean_loss(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmpipe.config import Config
-from vlmpipe.training.collator import SampleCollator
+from vlmpipe.training.batching.collator import SampleCollator
 from vlmpipe.training.curriculum import Phase
 
 

@@ -20,11 +20,10 @@ from vlmpipe.models.quiet import quiet_transformers
 from vlmpipe.pipeline import Outcome, StageContext, Verdict
 from vlmpipe.pipeline.files import write_json
 from vlmpipe.training.adapter import make_trainable, save_adapter
-from vlmpipe.training.callbacks import read_rows
-from vlmpipe.training.census import Census, lora_layers, refuse_misquantized, take_census
+from vlmpipe.training.audits.census import Census, lora_layers, refuse_misquantized, take_census
+from vlmpipe.training.audits.masks import MaskAudit, audit_masks
 from vlmpipe.training.curriculum import Phase, plan_phases
 from vlmpipe.training.limits import contract_for
-from vlmpipe.training.mask_audit import MaskAudit, audit_masks
 from vlmpipe.training.phase_adapters import write_index
 from vlmpipe.training.session import (
     METRICS_NAME,
@@ -32,6 +31,7 @@ from vlmpipe.training.session import (
     TrainingSession,
     checkpoint_step,
 )
+from vlmpipe.training.watch.callbacks import read_rows
 
 AUDITED_SAMPLES = 32
 EVALUATED_SAMPLES = 16

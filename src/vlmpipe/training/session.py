@@ -17,13 +17,13 @@ from vlmpipe.pipeline.events import Reporter
 from vlmpipe.pipeline.files import write_text
 from vlmpipe.training.adapter import load_adapter_weights
 from vlmpipe.training.augment import EpochOfLot, KernelLot
-from vlmpipe.training.callbacks import ChosenCheckpoints, PhaseMetrics, append_row, read_rows
-from vlmpipe.training.collator import SampleCollator
+from vlmpipe.training.batching.collator import SampleCollator
 from vlmpipe.training.curriculum import Phase
 from vlmpipe.training.evaluate import mean_loss
 from vlmpipe.training.interrupts import StopRequest, StopWhenAsked, interruption
 from vlmpipe.training.phase_adapters import keep_adapter
 from vlmpipe.training.phase_trainer import phase_trainer, set_learning_rate
+from vlmpipe.training.watch.callbacks import ChosenCheckpoints, PhaseMetrics, append_row, read_rows
 
 METRICS_NAME = "metrics.jsonl"
 WORK_NAME = "in_training"

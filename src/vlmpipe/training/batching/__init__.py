@@ -1,0 +1,1 @@
+"""Which samples go together in a forward pass, and how they become tensors."""

@@ -1,0 +1,1 @@
+"""Small experiments before a long training."""

@@ -1,0 +1,1 @@
+"""The loss: logits of supervised positions alone, in chunks, normalised over the whole step."""

@@ -1,0 +1,1 @@
+"""What the frozen tower makes of an image, computed once."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
+from vlmpipe.training.batching.grouping import Entry, grouped_by_budget
 from vlmpipe.training.batching.rows import Batch, Row
 
 
@@ -28,29 +32,40 @@ class PlanFigures:
 
     muted: int
     passes: int
+    batches: int
     tokens: int
     """Of samples, over all passes."""
 
     places: int
-    """Tokens that go through the model, padding included."""
+    """Tokens that go through the model: samples, padding and muted rows."""
 
     fill: float | None
-    """Share of the token budget that samples take; None for batches by number of samples."""
+    """Mean share of the token budget that samples take, over the batches within the budget; None
+    for batches by number of samples."""
 
     oversized: int
-    """Samples of a pass that are longer than the budget: each goes alone."""
+    """Samples, over all passes, that are longer than the budget: each goes alone."""
 
     longest: int
     """Places of the largest micro-batch."""
 
     @property
     def padding_share(self) -> float:
-        """Share of the places that padding takes."""
+        """Share of the places that padding and muted rows take."""
         return 1 - self.tokens / self.places if self.places else 0.0
+
+    @property
+    def samples_per_batch(self) -> float:
+        """Mean over the micro-batches."""
+        return self.samples / self.batches if self.batches else 0.0
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {**asdict(self), "padding_share": self.padding_share}
+        shares = {
+            "padding_share": self.padding_share,
+            "samples_per_batch": self.samples_per_batch,
+        }
+        return asdict(self) | shares
 
 
 @dataclass(frozen=True)
@@ -99,9 +114,113 @@ def plan_batches(
     """Plan a phase of `steps` optimiser steps, or of `epochs` passes over its samples.
 
     `tokens` and `aspects` (height by width) are parallel to `indices`; an index that stands there
-    twice is seen twice in a pass.
+    twice is seen twice in a pass. Of a last pass that is not whole, a random part is seen. Every
+    process plans the same: nothing but the arguments decides.
 
     Raises:
         ValueError: without samples, or unless exactly one of `steps` and `epochs` is given.
     """
-    raise NotImplementedError
+    if not indices:
+        raise ValueError("a phase without samples cannot be planned")
+    if (steps is None) == (epochs is None):
+        raise ValueError(f"one of steps and epochs is needed: steps={steps}, epochs={epochs}")
+    entries = [Entry(*each) for each in zip(indices, tokens, aspects, strict=True)]
+    to_a_step = accumulation * processes
+    drawn = _draw(entries, rule, seed, epochs)
+    wanted = None if steps is None else steps * to_a_step
+    groups = list(islice(drawn, wanted))
+    missing = -len(groups) % to_a_step
+    shortest = min(entries, key=lambda entry: entry.tokens)
+    groups += [[(shortest, -1)]] * missing
+    batches = tuple(tuple(_row(entry, epoch) for entry, epoch in group) for group in groups)
+    return BatchPlan(
+        batches=batches,
+        accumulation=accumulation,
+        processes=processes,
+        largest=max(range(len(groups)), key=lambda number: _places(groups[number], rule)),
+        figures=_figures(groups, rule),
+    )
+
+
+Group = list[tuple[Entry, int]]
+"""Entries of a micro-batch, each with its pass; -1: muted."""
+
+
+def _row(entry: Entry, epoch: int) -> Row:
+    return Row(entry.sample, max(epoch, 0), muted=epoch < 0)
+
+
+def _draw(
+    entries: Sequence[Entry], rule: BatchRule, seed: int, epochs: float | None
+) -> Iterator[Group]:
+    """Micro-batches without end, or of `epochs` passes."""
+    if rule.batch_tokens is None:
+        yield from _by_number(_stream(entries, seed, epochs), rule.batch_size)
+        return
+    for epoch, order in _passes(entries, seed, epochs):
+        rng = _generator(seed, epoch, "batches")
+        batches = grouped_by_budget(order, rule.batch_tokens, packed=rule.packed)
+        rng.shuffle(batches)
+        for batch in batches:
+            yield [(entry, epoch) for entry in batch]
+
+
+def _passes(
+    entries: Sequence[Entry], seed: int, epochs: float | None
+) -> Iterator[tuple[int, list[Entry]]]:
+    """Each pass's number and its entries in a random order of its own."""
+    left = math.inf if epochs is None else max(1, round(epochs * len(entries)))
+    epoch = 0
+    while left > 0:
+        order = list(entries)
+        _generator(seed, epoch, "samples").shuffle(order)
+        yield epoch, order[: int(min(left, len(order)))]
+        left -= len(order)
+        epoch += 1
+
+
+def _generator(seed: int, epoch: int, purpose: str) -> random.Random:
+    # Seeded with text, which Python hashes by SHA-512: near seeds draw unlike orders.
+    return random.Random(f"{seed}/{epoch}/{purpose}")
+
+
+def _stream(
+    entries: Sequence[Entry], seed: int, epochs: float | None
+) -> Iterator[tuple[Entry, int]]:
+    for epoch, order in _passes(entries, seed, epochs):
+        for entry in order:
+            yield entry, epoch
+
+
+def _by_number(stream: Iterator[tuple[Entry, int]], batch_size: int) -> Iterator[Group]:
+    """Unsorted, across the ends of passes: every step is a random draw of the same size."""
+    while batch := list(islice(stream, batch_size)):
+        yield batch
+
+
+def _places(group: Group, rule: BatchRule) -> int:
+    lengths = [entry.tokens for entry, _ in group]
+    return sum(lengths) if rule.packed else len(lengths) * max(lengths)
+
+
+def _figures(groups: Sequence[Group], rule: BatchRule) -> PlanFigures:
+    seen = [(entry, epoch) for group in groups for entry, epoch in group if epoch >= 0]
+    budget = rule.batch_tokens
+    return PlanFigures(
+        samples=len(seen),
+        muted=sum(len(group) for group in groups) - len(seen),
+        passes=1 + max((epoch for _, epoch in seen), default=-1),
+        batches=len(groups),
+        tokens=sum(entry.tokens for entry, _ in seen),
+        places=sum(_places(group, rule) for group in groups),
+        fill=None if budget is None else _fill(groups, budget),
+        oversized=0 if budget is None else sum(entry.tokens > budget for entry, _ in seen),
+        longest=max(_places(group, rule) for group in groups),
+    )
+
+
+def _fill(groups: Sequence[Group], budget: int) -> float:
+    """Over batches of real samples that the budget holds."""
+    sums = [sum(entry.tokens for entry, _ in group) for group in groups if group[0][1] >= 0]
+    held = [total / budget for total in sums if total <= budget]
+    return sum(held) / len(held) if held else 1.0

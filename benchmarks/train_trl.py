@@ -1,0 +1,165 @@
+"""TRL's side: plain SFTTrainer on prompt/completion data with images, its own loss and collator.
+
+    python benchmarks/train_trl.py --folder FOLDER --batch 2
+
+Nothing is turned off or widened: the base is bfloat16, the adapter as PEFT makes it, the loss TRL's
+chunked one, attention SDPA, gradient checkpointing as the recipe says. The processor is
+transformers' Qwen2_5_VLProcessor over the image processor that works without torchvision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import train_data
+import train_process
+from train_process import Recipe, SideResult
+
+
+def processor_of(folder: Path) -> Any:
+    """Qwen2_5_VLProcessor of a model folder, without its part for videos, which needs torchvision:
+    that has no CPU build, and would only add to the memory of this side.
+    """
+    from transformers import AutoTokenizer, Qwen2_5_VLProcessor
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+        Qwen2VLImageProcessorPil,
+    )
+
+    class WithoutVideos(Qwen2_5_VLProcessor):  # type: ignore[misc]
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            if argument_name == "video_processor":
+                return type(argument)
+            return super().check_argument_for_proper_class(argument_name, argument)
+
+    family = train_data.FAMILY
+    area = family.grid_factor**2
+    images = Qwen2VLImageProcessorPil(
+        patch_size=family.patch_size,
+        image_mean=list(family.image_mean),
+        image_std=list(family.image_std),
+        size={"shortest_edge": 8 * area, "longest_edge": 16384 * area},
+    )
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    return WithoutVideos(
+        image_processor=images,
+        tokenizer=tokenizer,
+        video_processor=None,
+        chat_template=family.chat_template,
+    )
+
+
+def trainer_for(
+    folder: Path, recipe: Recipe, batch: int, output: Path, model: Any = None, clock: Any = None
+) -> Any:
+    """A plain SFTTrainer; `batch` samples go through the model together."""
+    import torch
+    from peft import LoraConfig
+    from transformers import AutoModelForImageTextToText
+    from trl import SFTConfig, SFTTrainer
+
+    processor = processor_of(folder / "model")
+    model = model or AutoModelForImageTextToText.from_pretrained(
+        folder / "model", dtype=getattr(torch, recipe.dtype)
+    )
+    if clock:
+        clock.model_is_loaded()
+    return SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            output_dir=str(output),
+            num_train_epochs=recipe.epochs,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=recipe.samples_a_step // batch,
+            learning_rate=recipe.learning_rate,
+            lr_scheduler_type="linear",
+            max_grad_norm=1.0,
+            optim="adamw_torch",
+            gradient_checkpointing=recipe.checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
+            bf16=recipe.dtype == "bfloat16",
+            completion_only_loss=True,
+            max_length=None,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            use_cpu=not torch.cuda.is_available(),
+            seed=recipe.seed,
+        ),
+        train_dataset=train_data.prompt_completion(folder / "data"),
+        processing_class=processor,
+        peft_config=LoraConfig(
+            r=recipe.lora_r,
+            lora_alpha=recipe.lora_alpha,
+            lora_dropout=0.0,
+            target_modules=train_data.FAMILY.lora_pattern("all"),
+            task_type="CAUSAL_LM",
+        ),
+        callbacks=[clock.callback()] if clock else [],
+    )
+
+
+class Clock:
+    """When the model was loaded, and when each optimiser step ended."""
+
+    def __init__(self) -> None:
+        self.loaded_at_s = 0.0
+        self.loaded_bytes = 0
+        self.began_s = 0.0
+        self.step_ends_s: list[float] = []
+
+    def model_is_loaded(self) -> None:
+        """Note the moment and the memory."""
+        self.loaded_at_s = train_process.process_age_s()
+        self.loaded_bytes = train_process.anonymous_bytes()
+
+    def callback(self) -> Any:
+        """A trainer's callback that notes the steps."""
+        from transformers import TrainerCallback
+
+        clock = self
+
+        class Steps(TrainerCallback):  # type: ignore[misc]
+            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                clock.step_ends_s.append(train_process.process_age_s())
+
+        return Steps()
+
+
+def main() -> None:
+    """Train once and report."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
+    arguments = parser.parse_args()
+    recipe = Recipe(epochs=arguments.epochs)
+    train_process.use_threads(recipe.threads)
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as output:
+        trainer = trainer_for(arguments.folder, recipe, arguments.batch, Path(output), clock=clock)
+        clock.began_s = train_process.process_age_s()
+        trainer.train()
+        ended_s = train_process.process_age_s()
+    losses = [float(row["loss"]) for row in trainer.state.log_history if "loss" in row]
+    train_process.emit(
+        SideResult(
+            side="trl",
+            settings={"batch": arguments.batch},
+            samples=recipe.epochs * len(trainer.train_dataset),
+            steps=trainer.state.global_step,
+            losses=losses,
+            loaded_at_s=clock.loaded_at_s,
+            loaded_bytes=clock.loaded_bytes,
+            training_s=ended_s - clock.began_s,
+            step_ends_s=[end - clock.began_s for end in clock.step_ends_s],
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -143,17 +143,17 @@ def test_bicubic_gives_the_pixels_of_pillow_11_and_12_under_any_version(
 
 def test_a_lot_depends_on_its_own_words_alone() -> None:
     lot, other = KernelLot(KERNELS, 3), KernelLot(KERNELS, 3)
-    words = [(f"s{sample}", phase, 0) for sample in range(30) for phase in range(2)]
+    words = [(f"s{sample}", phase, 0, 0) for sample in range(30) for phase in range(2)]
     drawn = [lot.draw(*each) for each in words]
     assert [other.draw(*each) for each in reversed(words)] == drawn[::-1]
-    other.epoch = 1
-    assert [other.draw(*each) for each in words] != drawn
+    later = [(sample, phase, 1, image) for sample, phase, _, image in words]
+    assert [lot.draw(*each) for each in later] != drawn
     assert [KernelLot(KERNELS, 4).draw(*each) for each in words] != drawn
 
 
 def test_kernels_are_drawn_about_equally_often() -> None:
     lot = KernelLot(KERNELS, 0)
-    counts = Counter(lot.draw(f"sample-{number}", 0, 0) for number in range(3000))
+    counts = Counter(lot.draw(f"sample-{number}", 0, 0, 0) for number in range(3000))
     assert set(counts) == set(KERNELS)
     assert all(900 < count < 1100 for count in counts.values())
 
@@ -176,7 +176,7 @@ def test_training_resizes_by_lot_on_the_contracts_grid() -> None:
     lot = KernelLot(KERNELS, 1)
     collator = SampleCollator(samples, encoder, "assistant", [grid], lot)
     batch = collator([{"sample": index, "grid": 0} for index in range(6)])
-    drawn = [lot.draw(sample.id, 0, 0) for sample in samples]
+    drawn = [lot.draw(sample.id, 0, 0, 0) for sample in samples]
     assert set(drawn) == set(KERNELS)
     images = [grid.prepare(s.images[0], k) for s, k in zip(samples, drawn, strict=True)]
     expected, sizes = encoder._pixels(images)
@@ -190,7 +190,7 @@ def test_training_resizes_by_lot_on_the_contracts_grid() -> None:
 
 def test_without_the_setting_every_image_is_resized_by_bicubic() -> None:
     lot = KernelLot(AugmentSection().resize_kernels, 0)
-    assert {lot.draw(f"{number}", 0, 0) for number in range(50)} == {"bicubic"}
+    assert {lot.draw(f"{number}", 0, 0, 0) for number in range(50)} == {"bicubic"}
     grid = encoder_of("random-qwen2_5_vl").contract.grid
     assert grid.prepare(picture()).tobytes() == grid.prepare(picture(), "bicubic").tobytes()
 

@@ -13,7 +13,7 @@ from vlmpipe.config.train import LossScope, ResizeKernel
 from vlmpipe.encoding.chat import IMAGE_PAD, IMAGE_SLOT, Segment, render, render_segments
 from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.encoding.conversation import Message
-from vlmpipe.encoding.images import ImageGrid
+from vlmpipe.encoding.images import ImageGrid, upright_size
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -63,14 +63,17 @@ class Encoder:
         scope: LossScope = "assistant_after_image",
         grid: ImageGrid | None = None,
         kernels: Sequence[ResizeKernel] = (),
+        *,
+        pixels: bool = True,
     ) -> Encoded:
         """A whole conversation with labels for its answers.
 
-        `kernels` resize its images, in order; PIL bicubic where none are given.
+        `kernels` resize its images, in order; PIL bicubic where none are given. Without `pixels`
+        no image is decoded: ids, labels and `image_grid_thw` come from the images' sizes.
         """
         turns = self.contract.conversation(messages)
         segments = render_segments(self.contract.chat_template, turns)
-        return self._encode(segments, turns, grid, scope, kernels)
+        return self._encode(segments, turns, grid, scope, kernels, pixels=pixels)
 
     def token_count(self, messages: Sequence[Message], grid: ImageGrid | None = None) -> int:
         """Tokens of a whole conversation, image tokens included, without touching any pixel."""
@@ -79,7 +82,7 @@ class Encoder:
         texts = sum(len(self._ids(segment.text)) for segment in segments)
         images = [image for message in turns for image in message.images]
         used = grid or self.contract.grid
-        return texts + sum(used.tokens(image.height, image.width) - 1 for image in images)
+        return texts + sum(used.tokens(*upright_size(image)) - 1 for image in images)
 
     def image_grid(self, prepared: Sequence[Image.Image]) -> np.ndarray:
         """[N, 3]: patches of images that are on their grid, as the image processor cuts them."""
@@ -137,19 +140,23 @@ class Encoder:
         grid: ImageGrid | None,
         scope: LossScope | None,
         kernels: Sequence[ResizeKernel] = (),
+        *,
+        pixels: bool = True,
     ) -> Encoded:
         images = [image for message in turns for image in message.images]
         used = grid or self.contract.grid
-        chosen = kernels or ["bicubic"] * len(images)
-        prepared = [used.prepare(*pair) for pair in zip(images, chosen, strict=True)]
-        counts = [image.height * image.width // used.factor**2 for image in prepared]
-        ids, is_answer = self._tokenize(segments, counts)
-        pixels, grids = self._pixels(prepared)
+        sizes = [upright_size(image) for image in images]
+        ids, is_answer = self._tokenize(segments, [used.tokens(*size) for size in sizes])
+        values, grids = None, self._patches(sizes, used)
+        if pixels:
+            chosen = kernels or ["bicubic"] * len(images)
+            prepared = [used.prepare(*pair) for pair in zip(images, chosen, strict=True)]
+            values, grids = self._pixels(prepared)
         return Encoded(
             input_ids=ids,
             labels=self._labels(ids, is_answer, scope),
             image_mask=[int(token == self.image_token_id) for token in ids],
-            pixel_values=pixels,
+            pixel_values=values,
             image_grid_thw=grids,
         )
 
@@ -193,6 +200,9 @@ class Encoder:
             return answer or scope == "all_text"
         after_image = position > first_image
         return after_image and (answer or scope == "after_image")
+
+    def _patches(self, sizes: Sequence[tuple[int, int]], grid: ImageGrid) -> np.ndarray | None:
+        return np.array([grid.patches(*size) for size in sizes]) if sizes else None
 
     def _pixels(
         self, prepared: Sequence[Image.Image]

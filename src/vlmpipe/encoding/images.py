@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from vlmpipe.config.train import ResizeKernel
 from vlmpipe.encoding.resize_kernels import resize
@@ -18,6 +18,9 @@ from vlmpipe.encoding.resize_kernels import resize
 MAX_ASPECT_RATIO = 200
 MIN_IMAGE_TOKENS = 8
 """llama.cpp enlarges images of fewer tokens whatever it is told, so we do it first."""
+
+ORIENTATION_HOLDERS = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+"""Where Pillow finds an orientation. Asking a PNG that has none of them would decode its pixels."""
 
 
 def smart_resize(
@@ -96,6 +99,11 @@ class ImageGrid:
         rows, columns = self.target_size(height, width)
         return rows * columns // self.factor**2
 
+    def patches(self, height: int, width: int) -> tuple[int, int, int]:
+        """Temporal, vertical and horizontal patches of an image of this size."""
+        rows, columns = self.target_size(height, width)
+        return 1, rows // self.patch_size, columns // self.patch_size
+
     def prepare(self, image: Image.Image, kernel: ResizeKernel = "bicubic") -> Image.Image:
         """The image upright, in RGB on white, resized to its grid by PIL bicubic.
 
@@ -103,6 +111,14 @@ class ImageGrid:
         """
         upright = to_rgb(ImageOps.exif_transpose(image))
         return resize(upright, *self.target_size(upright.height, upright.width), kernel)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width once the image is turned upright; nothing but its header is read."""
+    turned = any(key in image.info for key in ORIENTATION_HOLDERS) and (
+        image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    )
+    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

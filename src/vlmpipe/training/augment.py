@@ -20,9 +20,9 @@ class KernelLot:
         self.epoch = 0
         """Of the phase that trains now; see `EpochOfLot`."""
 
-    def draw(self, sample: str, phase: int, image: int) -> ResizeKernel:
-        """The kernel of a sample's image in this epoch."""
-        text = f"{self._seed}/{phase}/{self.epoch}/{image}/{sample}"
+    def draw(self, sample: str, phase: int, epoch: int, image: int) -> ResizeKernel:
+        """The kernel of a sample's image in this pass over the phase's samples."""
+        text = f"{self._seed}/{phase}/{epoch}/{image}/{sample}"
         number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
         return self._kernels[number % len(self._kernels)]
 

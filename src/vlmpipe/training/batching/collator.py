@@ -39,7 +39,9 @@ class SampleCollator:
         sample = self._samples[row["sample"]]
         grid, lot = self._grids[row["grid"]], self._lot
         places = range(len(sample.images))
-        kernels = [lot.draw(sample.id, row["grid"], place) for place in places] if lot else ()
+        kernels = (
+            [lot.draw(sample.id, row["grid"], lot.epoch, place) for place in places] if lot else ()
+        )
         return self._encoder.encode_sample(sample.messages, self._scope, grid, kernels)
 
 

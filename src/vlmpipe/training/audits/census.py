@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ from vlmpipe.config.train import TrainConfig
 from vlmpipe.errors import StageError
 from vlmpipe.models.families import Family
 from vlmpipe.training.adapter import adapted_modules, unfrozen_modules
+from vlmpipe.training.audits.dtypes import DtypeRow, count_dtypes, dtype_name, is_quantised, numel
+from vlmpipe.training.audits.targets import LoraTargets, resolve_targets
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,11 @@ class Census:
     total_parameters: int
     unfrozen: tuple[str, ...]
     trained_dtypes: tuple[str, ...]
+    dtypes: tuple[DtypeRow, ...]
+    """Every part of the model, by precision."""
+
+    targets: LoraTargets | None
+    """What LoRA adapts; None where all weights of the language model are trained."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -33,31 +41,35 @@ def refuse_misquantized(model: Any, family: Family, config: TrainConfig) -> int:
     """Count 4-bit layers: all linear layers of the language blocks under qlora, else none.
 
     Raises:
-        StageError: naming layers that are in 4-bit and must not be, or the other way round.
+        StageError: naming what is held in fewer than 16 bits and must not be, or the other way
+            round.
     """
-    import re
-
-    import torch
-    from bitsandbytes.nn import Linear4bit
-
-    blocks = re.compile(rf"^{family.layer_pattern}\.")
-    wrong, count = [], 0
-    for name, module in model.named_modules():
-        if not isinstance(module, torch.nn.Linear):
-            continue
-        quantized = isinstance(module, Linear4bit)
-        count += quantized
-        if quantized != (config.method == "qlora" and bool(blocks.match(name))):
-            wrong.append(f"{name} is {'' if quantized else 'not '}in 4-bit")
+    in_4_bit = set(_to_quantise(model, family)) if config.method == "qlora" else set()
+    wrong = []
+    for name, parameter in model.named_parameters():
+        asked = config.quantization.type if name in in_4_bit else None
+        if asked != (dtype_name(parameter) if is_quantised(parameter) else None):
+            found = dtype_name(parameter)
+            wrong.append(f"{name} is held in {found}" + (f", not in {asked}" if asked else ""))
     if wrong:
         raise StageError(
-            f"{len(wrong)} layers are not in the precision that train.method={config.method} asks"
+            f"{len(wrong)} weights are not in the precision that train.method={config.method} asks"
             " for: the vision tower, the merger and lm_head stay out of 4-bit, language layers go"
             " in under qlora",
             "train over a 16-bit base instead: train.method=lora",
             problems=wrong[:5],
         )
-    return count
+    return len(in_4_bit)
+
+
+def _to_quantise(model: Any, family: Family) -> Iterator[str]:
+    """Weights of the linear layers in the language model's blocks."""
+    import torch
+
+    blocks = re.compile(rf"^{family.layer_pattern}\.")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and blocks.match(name):
+            yield f"{name}.weight"
 
 
 def take_census(
@@ -75,7 +87,7 @@ def take_census(
     if config.method == "full":
         problems = _full_problems(model, family, set(trained), unfrozen)
     else:
-        problems = _lora_problems(set(trained), base_names, unfrozen)
+        problems = _lora_problems(set(trained), base_names, unfrozen, config)
     if problems:
         raise StageError(
             f"{len(problems)} parameters are not as the configuration opens them to training",
@@ -88,17 +100,22 @@ def take_census(
         adapted_linears=0 if config.method == "full" else len(base_names),
         trained_tensors=len(trained),
         trained_parameters=sum(p.numel() for p in trained.values()),
-        total_parameters=sum(_numel(p) for p in model.parameters()),
+        total_parameters=sum(numel(p) for p in model.parameters()),
         unfrozen=unfrozen,
         trained_dtypes=tuple(sorted({str(p.dtype) for p in trained.values()})),
+        dtypes=count_dtypes(model, family),
+        targets=None
+        if config.method == "full"
+        else resolve_targets(base_names, _layers(_base(model), family), family, config),
     )
 
 
 def lora_layers(model: Any, family: Family, config: TrainConfig) -> list[str]:
-    """Layers that LoRA is about to adapt.
+    """Full names of the linear layers that LoRA is about to adapt.
 
     Raises:
-        StageError: when the family's pattern matches nothing.
+        StageError: when the family's pattern matches nothing, something outside the language
+            model's layers, or not the same in each of them.
     """
     names = adapted_modules(model, family, config)
     if not names and config.method != "full":
@@ -106,16 +123,17 @@ def lora_layers(model: Any, family: Family, config: TrainConfig) -> list[str]:
             f"no layer of this model matches {family.lora_pattern(config.lora.targets)}:"
             f" it is not laid out as {family.title} is"
         )
+    if config.method != "full":
+        resolve_targets(names, _layers(model, family), family, config)
     return names
 
 
 def _lora_problems(
-    trained: set[str], base_names: Sequence[str], unfrozen: Sequence[str]
+    trained: set[str], base_names: Sequence[str], unfrozen: Sequence[str], config: TrainConfig
 ) -> list[str]:
+    kinds = ["lora_A", "lora_B", *(["lora_magnitude_vector"] if config.lora.dora else [])]
     expected = {
-        f"base_model.model.{name}.lora_{half}.default.weight"
-        for name in base_names
-        for half in ("A", "B")
+        f"base_model.model.{name}.{kind}.default.weight" for name in base_names for kind in kinds
     }
     opened = tuple(f"base_model.model.{name}.modules_to_save.default." for name in unfrozen)
     extra = {name for name in trained - expected if not (opened and name.startswith(opened))}
@@ -146,7 +164,5 @@ def _base(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _numel(parameter: Any) -> int:
-    """Weights of a parameter; a 4-bit one packs two into each byte."""
-    packed = parameter.__class__.__name__ == "Params4bit"
-    return int(parameter.numel()) * (2 if packed else 1)
+def _layers(model: Any, family: Family) -> int:
+    return len(model.get_submodule(f"{family.language_prefix}.layers"))

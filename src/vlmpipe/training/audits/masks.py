@@ -90,18 +90,20 @@ def find_mask_fault(
     if any(token in encoder.vision_token_ids for _, token in supervised):
         return "an image token is supervised"
     if scope == "all_text":
-        return _unmasked_fault(encoded, encoder)
+        return _unmasked_fault(encoded, encoder, after=-1)
     if images and scope != "assistant" and supervised[0][0] < images[0]:
         return "a token before the first image is supervised"
     if scope == "after_image" and images:
-        return None
+        return _unmasked_fault(encoded, encoder, after=images[0])
     return _text_fault(sample, encoded, encoder, after=images[0] if images else -1, scope=scope)
 
 
-def _unmasked_fault(encoded: Encoded, encoder: Encoder) -> str | None:
-    text = [token for token in encoded.input_ids if token not in encoder.vision_token_ids]
-    if [label for label in encoded.labels if label != IGNORED] != text:
-        return "a token of text is not supervised"
+def _unmasked_fault(encoded: Encoded, encoder: Encoder, after: int) -> str | None:
+    """All text after a place must be supervised, nothing before it."""
+    for place, (token, label) in enumerate(zip(encoded.input_ids, encoded.labels, strict=True)):
+        wanted = place > after and token not in encoder.vision_token_ids
+        if wanted != (label != IGNORED):
+            return f"a token {'of text is not' if wanted else 'outside the scope is'} supervised"
     return None
 
 

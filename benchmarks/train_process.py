@@ -1,15 +1,17 @@
-"""What both sides of the training benchmark share: settings, clocks, and the words they report in.
+"""What both sides of the training benchmark share: the recipe, a clock, and how they report.
 
-Each side is a program of its own that prints one JSON object (`SideResult`) as its last line.
+Each side is a program of its own that prints one JSON object (`SideResult`) as its last line. Its
+times are seconds of the machine's clock since it was started, so that the program that watches the
+memory can tell a training's peak from that of what went before.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -23,45 +25,58 @@ class Recipe:
     learning_rate: float = 2e-4
     checkpointing: bool = True
     dtype: str = "bfloat16"
-    quantization: str | None = None
-    """`nf4`: a 4-bit base; None: a base in `dtype`."""
-
     threads: int = 2
     seed: int = 20261103
 
 
 @dataclass
 class SideResult:
-    """One training in a process of its own; seconds from the process's start."""
+    """One training in a process of its own."""
 
     side: str
-    settings: dict[str, object]
+    settings: dict[str, Any]
     samples: int
-    """Samples trained on, counted once in every epoch."""
+    """Samples trained on, counted anew in every epoch."""
 
     steps: int
     losses: list[float]
     """Of each optimiser step."""
 
-    loaded_at_s: float
-    """The model is in memory and nothing else was done yet."""
+    loaded_at: float
+    """When the model was in memory, and nothing else done yet."""
 
     loaded_bytes: int
     """Anonymous memory at that moment."""
 
-    training_s: float
-    """What the samples a second are counted over."""
+    spans: list[tuple[float, float]]
+    """From and to: what the samples a second are counted over."""
 
-    started_s: float = 0.0
-    """What a side does once before it trains, told apart: proofs and dry runs."""
+    ready_s: float
+    """From the model in memory to the end of training: with all that is done once at the start."""
 
-    step_ends_s: list[float] = field(default_factory=list)
-    facts: dict[str, object] = field(default_factory=dict)
+    step_ends: list[float]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def training_s(self) -> float:
+        """Seconds of the spans."""
+        return sum(end - start for start, end in self.spans)
 
 
 def emit(result: SideResult) -> None:
     """Print the result for the program that started this one."""
     print(json.dumps(asdict(result)), flush=True)
+
+
+def read_result(line: str) -> SideResult:
+    """What `emit` printed."""
+    fields = json.loads(line)
+    return SideResult(**{**fields, "spans": [tuple(span) for span in fields["spans"]]})
+
+
+def now() -> float:
+    """Seconds of a clock that all processes of a machine share."""
+    return time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 def anonymous_bytes(pid: int | str = "self") -> int:
@@ -74,14 +89,63 @@ def anonymous_bytes(pid: int | str = "self") -> int:
     return int(found[0]) * 1024 if found else 0
 
 
-def process_age_s() -> float:
-    """Seconds since this process began, imports included."""
-    ticks = float(Path("/proc/self/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+class Clock:
+    """When the model was loaded, when a training began and ended, when each of its steps ended."""
 
+    def __init__(self) -> None:
+        self.loaded_at = 0.0
+        self.loaded_bytes = 0
+        self.spans: list[tuple[float, float]] = []
+        self.step_ends: list[float] = []
+        self.losses: list[float] = []
 
-def use_threads(count: int) -> None:
-    """The same number of threads on both sides."""
-    import torch
+    def model_is_loaded(self) -> None:
+        """Note the moment and the memory."""
+        self.loaded_at = now()
+        self.loaded_bytes = anonymous_bytes()
 
-    torch.set_num_threads(count)
+    def timed(self, function: Any) -> Any:
+        """The function, its duration counted as training."""
+
+        def with_clock(*words: Any, **named: Any) -> Any:
+            start = now()
+            try:
+                return function(*words, **named)
+            finally:
+                self.spans.append((start, now()))
+
+        return with_clock
+
+    def callback(self) -> Any:
+        """A trainer's callback that notes steps and losses."""
+        from transformers import TrainerCallback
+
+        clock = self
+
+        class Steps(TrainerCallback):
+            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                clock.step_ends.append(now())
+
+            def on_log(self, args: Any, state: Any, control: Any, **extra: Any) -> None:
+                if "loss" in (extra.get("logs") or {}):
+                    clock.losses.append(float(extra["logs"]["loss"]))
+
+        return Steps()
+
+    def result(
+        self, side: str, settings: dict[str, Any], samples: int, facts: dict[str, Any]
+    ) -> SideResult:
+        """All of it, at the end of the training."""
+        return SideResult(
+            side=side,
+            settings=settings,
+            samples=samples,
+            steps=len(self.step_ends),
+            losses=self.losses,
+            loaded_at=self.loaded_at,
+            loaded_bytes=self.loaded_bytes,
+            spans=self.spans,
+            ready_s=self.spans[-1][1] - self.loaded_at,
+            step_ends=self.step_ends,
+            facts=facts,
+        )

@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 import train_data
-import train_process
-from train_process import Recipe, SideResult
+from train_process import Clock, Recipe, emit
 
 
 def processor_of(folder: Path) -> Any:
@@ -52,16 +52,15 @@ def processor_of(folder: Path) -> Any:
 
 
 def trainer_for(
-    folder: Path, recipe: Recipe, batch: int, output: Path, model: Any = None, clock: Any = None
+    folder: Path, recipe: Recipe, batch: int, output: Path, clock: Clock | None = None
 ) -> Any:
     """A plain SFTTrainer; `batch` samples go through the model together."""
-    import torch
     from peft import LoraConfig
     from transformers import AutoModelForImageTextToText
     from trl import SFTConfig, SFTTrainer
 
     processor = processor_of(folder / "model")
-    model = model or AutoModelForImageTextToText.from_pretrained(
+    model = AutoModelForImageTextToText.from_pretrained(
         folder / "model", dtype=getattr(torch, recipe.dtype)
     )
     if clock:
@@ -103,33 +102,6 @@ def trainer_for(
     )
 
 
-class Clock:
-    """When the model was loaded, and when each optimiser step ended."""
-
-    def __init__(self) -> None:
-        self.loaded_at_s = 0.0
-        self.loaded_bytes = 0
-        self.began_s = 0.0
-        self.step_ends_s: list[float] = []
-
-    def model_is_loaded(self) -> None:
-        """Note the moment and the memory."""
-        self.loaded_at_s = train_process.process_age_s()
-        self.loaded_bytes = train_process.anonymous_bytes()
-
-    def callback(self) -> Any:
-        """A trainer's callback that notes the steps."""
-        from transformers import TrainerCallback
-
-        clock = self
-
-        class Steps(TrainerCallback):  # type: ignore[misc]
-            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                clock.step_ends_s.append(train_process.process_age_s())
-
-        return Steps()
-
-
 def main() -> None:
     """Train once and report."""
     parser = argparse.ArgumentParser()
@@ -138,27 +110,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=Recipe.epochs)
     arguments = parser.parse_args()
     recipe = Recipe(epochs=arguments.epochs)
-    train_process.use_threads(recipe.threads)
+    torch.set_num_threads(recipe.threads)
     clock = Clock()
     with tempfile.TemporaryDirectory() as output:
-        trainer = trainer_for(arguments.folder, recipe, arguments.batch, Path(output), clock=clock)
-        clock.began_s = train_process.process_age_s()
-        trainer.train()
-        ended_s = train_process.process_age_s()
-    losses = [float(row["loss"]) for row in trainer.state.log_history if "loss" in row]
-    train_process.emit(
-        SideResult(
-            side="trl",
-            settings={"batch": arguments.batch},
-            samples=recipe.epochs * len(trainer.train_dataset),
-            steps=trainer.state.global_step,
-            losses=losses,
-            loaded_at_s=clock.loaded_at_s,
-            loaded_bytes=clock.loaded_bytes,
-            training_s=ended_s - clock.began_s,
-            step_ends_s=[end - clock.began_s for end in clock.step_ends_s],
-        )
-    )
+        trainer = trainer_for(arguments.folder, recipe, arguments.batch, Path(output), clock)
+        clock.timed(trainer.train)()
+    samples = recipe.epochs * len(trainer.train_dataset)
+    emit(clock.result("trl", {"batch": arguments.batch}, samples, {}))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,19 @@ from vlmpipe.config.train import TrainConfig
 from vlmpipe.errors import ConfigError
 from vlmpipe.models.base import BaseModelFolder
 from vlmpipe.models.families import Family
+from vlmpipe.training.curriculum import unfreezing
+
+PEFT_PREFIX = "base_model.model."
+"""What PEFT puts before the names of the base's modules."""
+
+_COPY = ".modules_to_save.default."
 
 
 def make_trainable(model: Any, family: Family, config: TrainConfig, seed: int) -> Any:
-    """The model with exactly the configured parameters open to training, the rest frozen.
+    """The model with exactly the parameters of the first phase open to training, the rest frozen.
+
+    Parts that a later phase opens have their trainable copy from the start: an adapter has the same
+    tensors in every phase, and each phase's checkpoint loads into the same model.
 
     LoRA weights are fp32 whatever the base's precision: a resume loads them as fp32, and bf16 ones
     would then go on along another path.
@@ -22,44 +32,120 @@ def make_trainable(model: Any, family: Family, config: TrainConfig, seed: int) -
 
     torch.manual_seed(seed)
     model.requires_grad_(False)
-    if config.method == "full":
-        return _open_language_model(model, family, config)
+    if config.method != "full":
+        model = _with_lora(model, family, config)
+    else:
+        _open_language_model(model, family)
+    open_parts(model, family, unfreezing(config, has_vision=family.has_vision)[0])
+    return model
+
+
+def _with_lora(model: Any, family: Family, config: TrainConfig) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    unfrozen = unfrozen_modules(model, family, config)
+    parts = unfreezing(config, has_vision=family.has_vision)[-1]
     return get_peft_model(
         model,
         LoraConfig(
             r=config.lora.r,
             lora_alpha=config.lora.alpha,
             lora_dropout=config.lora.dropout,
+            use_rslora=config.lora.rslora,
+            use_dora=config.lora.dora,
             target_modules=family.lora_pattern(config.lora.targets),
-            modules_to_save=unfrozen or None,
+            modules_to_save=unfrozen_modules(model, family, config, parts) or None,
             task_type="CAUSAL_LM",
         ),
     )
 
 
-def unfrozen_modules(model: Any, family: Family, config: TrainConfig) -> list[str]:
-    """Full names of the modules that `train.unfreeze` opens.
+def open_parts(model: Any, family: Family, parts: Sequence[str]) -> None:
+    """Open these parts of the tower to training, in fp32, and no others of it.
+
+    Called before each phase with the phase's `unfreeze`, and before a checkpoint of that phase is
+    loaded: a copy still in 16 bit would round what was trained in fp32. It must be called again
+    after an adapter was switched off and on, which opens every copy.
+    """
+    base = base_of(model)
+    opened = tuple(f"{name}." for name in _modules_of(base, family, parts))
+    tower = f"{family.vision_prefix}."
+    for name, parameter in _trainable_copies(model):
+        if name.startswith(tower):
+            parameter.requires_grad_(name.startswith(opened))
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+
+
+def _trainable_copies(model: Any) -> Iterator[tuple[str, Any]]:
+    """Parameters that a part's opening trains, by their name in the base model: PEFT's copies of
+    unfrozen modules, or where all of a model is trained its own.
+    """
+    if not hasattr(model, "peft_config"):
+        yield from model.named_parameters()
+        return
+    for name, parameter in model.named_parameters():
+        module, copied, rest = name.removeprefix(PEFT_PREFIX).partition(_COPY)
+        if copied:
+            yield f"{module}.{rest}", parameter
+
+
+def base_of(model: Any) -> Any:
+    """The model without PEFT's wrapper."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def openable_parameters(model: Any, family: Family, config: TrainConfig) -> dict[str, Any]:
+    """Every parameter that some phase trains, by its full name, in the model's order."""
+    parts = unfreezing(config, has_vision=family.has_vision)[-1]
+    opened = tuple(f"{name}." for name in _modules_of(base_of(model), family, parts))
+    copies = {id(p) for name, p in _trainable_copies(model) if name.startswith(opened)}
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad or id(parameter) in copies
+    }
+
+
+def expected_adapter_parameters(
+    model: Any, family: Family, config: TrainConfig, layers: Sequence[str], parts: Sequence[str]
+) -> frozenset[str]:
+    """Names of exactly the parameters of a PEFT model that are open while `parts` are.
+
+    `layers` are the linear layers that LoRA adapts, named as before it did.
+    """
+    kinds = ("lora_A", "lora_B", *(("lora_magnitude_vector",) if config.lora.dora else ()))
+    lora = {f"{PEFT_PREFIX}{layer}.{kind}.default.weight" for layer in layers for kind in kinds}
+    modules = _modules_of(base_of(model), family, parts)
+    opened = tuple(f"{PEFT_PREFIX}{name}{_COPY}" for name in modules)
+    return frozenset(lora | {n for n, _ in model.named_parameters() if n.startswith(opened)})
+
+
+def unfrozen_modules(
+    model: Any, family: Family, config: TrainConfig, parts: Sequence[str] | None = None
+) -> list[str]:
+    """Full names of the modules of `parts`; unset: of the parts that the first phase opens.
 
     Raises:
         ConfigError: where the family has no such part.
     """
-    if config.unfreeze and family.vision_prefix is None:
+    if parts is None:
+        parts = unfreezing(config, has_vision=family.has_vision)[0]
+    return _modules_of(model, family, parts)
+
+
+def _modules_of(model: Any, family: Family, parts: Sequence[str]) -> list[str]:
+    if parts and family.vision_prefix is None:
         raise ConfigError(
-            f"train.unfreeze={list(config.unfreeze)}: {family.title} has no vision tower",
+            f"train.unfreeze={list(parts)}: {family.title} has no vision tower",
             "leave it out: train.unfreeze=[]",
         )
     names: list[str] = []
-    for part in config.unfreeze:
-        name, _, count = part.partition(":")
+    for part in parts:
+        kind, _, count = part.partition(":")
         names += (
-            list(family.merger_prefixes)
-            if name == "merger"
-            else _last_blocks(model, family, int(count))
+            _mergers(model, family) if kind == "merger" else _last_blocks(model, family, int(count))
         )
-    return names
+    return list(dict.fromkeys(names))
 
 
 def adapted_modules(model: Any, family: Family, config: TrainConfig) -> list[str]:
@@ -93,6 +179,18 @@ def save_adapter(model: Any, base: BaseModelFolder, folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)
 
 
+def _mergers(model: Any, family: Family) -> list[str]:
+    """The mergers, those of a list one by one: PEFT copies no list of modules."""
+    import torch
+
+    names: list[str] = []
+    for name in family.merger_prefixes:
+        module = model.get_submodule(name)
+        listed = isinstance(module, torch.nn.ModuleList)
+        names += [f"{name}.{place}" for place in range(len(module))] if listed else [name]
+    return names
+
+
 def _last_blocks(model: Any, family: Family, count: int) -> list[str]:
     blocks = model.get_submodule(f"{family.vision_prefix}.blocks")
     if count > len(blocks):
@@ -102,9 +200,7 @@ def _last_blocks(model: Any, family: Family, count: int) -> list[str]:
     return [f"{family.vision_prefix}.blocks.{i}" for i in range(len(blocks) - count, len(blocks))]
 
 
-def _open_language_model(model: Any, family: Family, config: TrainConfig) -> Any:
+def _open_language_model(model: Any, family: Family) -> None:
     opened = (f"{family.language_prefix}.", "lm_head.")
-    unfrozen = tuple(f"{name}." for name in unfrozen_modules(model, family, config))
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith((*opened, *unfrozen)))
-    return model
+        parameter.requires_grad_(name.startswith(opened))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from vlmpipe.config.train import CurriculumPhase, TrainConfig
 from vlmpipe.encoding.images import ImageGrid
 from vlmpipe.errors import StageError
+
+StepsForEpochs = Callable[[Sequence[int], ImageGrid, float], int]
+"""Optimiser steps of so many passes over these samples at this image size."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,10 @@ class Phase:
     widened: bool = False
     """No sample fell into the phase's difficulty; it took the nearest."""
 
+    unfreeze: tuple[str, ...] = ()
+    """Parts of the tower that are trained, as in `train.unfreeze`: those of the phases before, and
+    the phase's own."""
+
     @property
     def last_step(self) -> int:
         """Optimiser steps done when the phase ends."""
@@ -42,35 +50,57 @@ def plan_phases(
     grid: ImageGrid,
     *,
     has_vision: bool,
+    steps_for_epochs: StepsForEpochs | None = None,
 ) -> list[Phase]:
     """Assign samples and steps to the configured phases.
 
-    Text-only models and an empty curriculum train in one phase.
+    Text-only models and an empty curriculum train in one phase. `steps_for_epochs` says how long
+    phases are that set `epochs`; unset, each step takes `batch_size` times `gradient_accumulation`
+    samples.
 
     Raises:
         StageError: for a phase that no sample falls into, unless told to widen, and for phases
             whose own lengths leave no steps for the others.
     """
-    sections = config.curriculum if has_vision and config.curriculum else ()
+    sections = _sections(config, has_vision)
+    opened = unfreezing(config, has_vision=has_vision)
     if not sections:
         indices = repeat_by_weight(range(len(difficulties)), weights)
-        return [Phase(0, "all", grid, indices, config.max_steps, 0, config.learning_rate)]
+        rate, steps = config.learning_rate, config.max_steps
+        return [Phase(0, "all", grid, indices, steps, 0, rate, unfreeze=opened[0])]
     chosen = [_samples_of(section, config, difficulties) for section in sections]
     epochs = [repeat_by_weight(indices, weights) for indices, _ in chosen]
-    steps = _steps(config, sections, [len(indices) for indices in epochs])
+    grids = [grid.within(section.max_size) for section in sections]
+    count = steps_for_epochs or partial(_steps_by_samples, config)
+    lengths = _steps(config, sections, epochs, grids, count)
     return [
         Phase(
             number=number,
             name=section.name,
-            grid=grid.within(section.max_size),
+            grid=grids[number],
             indices=epochs[number],
-            steps=steps[number],
-            first_step=sum(steps[:number]),
+            steps=lengths[number],
+            first_step=sum(lengths[:number]),
             learning_rate=config.learning_rate * section.learning_rate_scale,
             widened=chosen[number][1],
+            unfreeze=opened[number],
         )
         for number, section in enumerate(sections)
     ]
+
+
+def unfreezing(config: TrainConfig, *, has_vision: bool) -> list[tuple[str, ...]]:
+    """Parts of the tower that are open in each phase: what was opened once stays open."""
+    opened = dict.fromkeys(config.unfreeze)
+    schedule = []
+    for section in _sections(config, has_vision):
+        opened |= dict.fromkeys(section.unfreeze)
+        schedule.append(tuple(opened))
+    return schedule or [tuple(opened)]
+
+
+def _sections(config: TrainConfig, has_vision: bool) -> tuple[CurriculumPhase, ...]:
+    return config.curriculum if has_vision else ()
 
 
 def repeat_by_weight(indices: Sequence[int], weights: Sequence[float]) -> tuple[int, ...]:
@@ -115,10 +145,16 @@ def _samples_of(
 
 
 def _steps(
-    config: TrainConfig, sections: Sequence[CurriculumPhase], sizes: Sequence[int]
+    config: TrainConfig,
+    sections: Sequence[CurriculumPhase],
+    epochs: Sequence[Sequence[int]],
+    grids: Sequence[ImageGrid],
+    count: StepsForEpochs,
 ) -> list[int]:
-    batch = config.batch_size * config.gradient_accumulation
-    own = [_own_steps(section, size, batch) for section, size in zip(sections, sizes, strict=True)]
+    own = [
+        section.max_steps if section.epochs is None else count(indices, grid, section.epochs)
+        for section, indices, grid in zip(sections, epochs, grids, strict=True)
+    ]
     open_phases = own.count(None)
     if not open_phases:
         return [steps for steps in own if steps is not None]
@@ -134,7 +170,8 @@ def _steps(
     return [shares.pop(0) if steps is None else steps for steps in own]
 
 
-def _own_steps(section: CurriculumPhase, size: int, batch: int) -> int | None:
-    if section.epochs is not None:
-        return max(1, math.ceil(section.epochs * size / batch))
-    return section.max_steps
+def _steps_by_samples(
+    config: TrainConfig, indices: Sequence[int], grid: ImageGrid, epochs: float
+) -> int:
+    batch = config.batch_size * config.gradient_accumulation
+    return max(1, math.ceil(epochs * len(indices) / batch))

@@ -1,1 +1,1 @@
-"""What the frozen tower makes of an image, computed once."""
+"""What the frozen vision tower makes of each image, computed once and proven equal to live."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from pathlib import Path
@@ -10,13 +9,22 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from vlmpipe.errors import StageError
 from vlmpipe.pipeline.events import Reporter
 from vlmpipe.training.curriculum import Phase
+from vlmpipe.training.watch.rows import append_row, read_rows
+
+__all__ = ["ChosenCheckpoints", "DueCheckpoints", "PhaseMetrics", "append_row", "read_rows"]
+
+RATES = ("samples", "tokens", "supervised_tokens")
+"""Counts of a step over all processes, as `throughput.CountedSteps` puts them into the logs."""
 
 
 class PhaseMetrics(TrainerCallback):
-    """One JSON line a step, the progress bar, and a stop on a loss that is no number."""
+    """One JSON line a step, and the progress bar.
+
+    Must be the first of the phase's callbacks: a step's time ends before the others look at it,
+    and begins after whatever followed the step before.
+    """
 
     def __init__(
         self,
@@ -24,22 +32,33 @@ class PhaseMetrics(TrainerCallback):
         total_steps: int,
         metrics_path: Path,
         reporter: Reporter,
+        peak_flops: float | None = None,
     ) -> None:
+        """`peak_flops` is of all devices together, in FLOP/s; without it no MFU is told."""
         self._phase = phase
         self._total = total_steps
         self._path = metrics_path
         self._reporter = reporter
-        self._clock = time.perf_counter()
+        self._peak = peak_flops
+        self._begun = time.perf_counter()
+        self._seconds = 1e-9
         self._tokens = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """What came before is no part of a step."""
+        self._begun = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Batches fetched, forward, backward and optimiser are done; the device may still run."""
+        self._seconds = max(time.perf_counter() - self._begun, 1e-9)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
-        """Write one optimiser step."""
+        """Write one optimiser step; one that was left out has no loss."""
         if not logs or "loss" not in logs:
             return
         step, loss = self._phase.first_step + state.global_step, float(logs["loss"])
-        tokens, speed = self._tokens_and_speed(float(logs.get("num_tokens") or 0))
         row = {
             "step": step,
             "phase": self._phase.name,
@@ -47,65 +66,69 @@ class PhaseMetrics(TrainerCallback):
             "learning_rate": logs.get("learning_rate"),
             "grad_norm": logs.get("grad_norm"),
             "token_accuracy": logs.get("mean_token_accuracy"),
-            "tokens": round(tokens),
-            "tokens_per_second": round(speed, 1),
+            **self._speed(logs),
         }
-        append_row(self._path, row)
-        self._refuse_no_number(loss, step)
-        self._reporter.progress(
-            f"train {self._phase.name}",
-            step,
-            self._total,
-            loss=f"{loss:.4f}",
-            tokens_per_s=f"{speed:.0f}",
-        )
+        append_row(self._path, {name: value for name, value in row.items() if _is_told(value)})
+        self._show(step, loss, row)
+        self._begun = time.perf_counter()
 
-    def _tokens_and_speed(self, counted: float) -> tuple[float, float]:
-        """Tokens of the step and tokens a second.
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A checkpoint's time is no part of the next step."""
+        self._begun = time.perf_counter()
 
-        `counted` is the trainer's count since it began, padding left out.
-        """
-        now = time.perf_counter()
-        tokens = counted - self._tokens
-        speed = tokens / max(now - self._clock, 1e-9)
-        self._clock, self._tokens = now, counted
-        return tokens, speed
+    def _speed(self, logs: dict[str, Any]) -> dict[str, float]:
+        counts = {name: int(logs[name]) for name in RATES if name in logs}
+        if not counts and "num_tokens" in logs:
+            counts = {"tokens": round(float(logs["num_tokens"]) - self._tokens)}
+            self._tokens = float(logs["num_tokens"])
+        rates = {
+            f"{name}_per_second": round(count / self._seconds, 3) for name, count in counts.items()
+        }
+        return {**counts, "seconds": round(self._seconds, 6), **rates, **self._utilization(logs)}
 
-    def _refuse_no_number(self, loss: float, step: int) -> None:
-        if not math.isfinite(loss):
-            raise StageError(
-                f"the loss became {loss} at step {step} (phase {self._phase.name})",
-                "lower the learning rate: train.learning_rate=1e-4",
-                "or train in a wider precision: model.dtype=float32",
-            )
+    def _utilization(self, logs: dict[str, Any]) -> dict[str, float]:
+        """Share of the peak: of the model's own FLOPs, and of those of the hardware."""
+        if not self._peak or "model_flops" not in logs:
+            return {}
+        possible = self._peak * self._seconds
+        return {
+            "mfu": round(float(logs["model_flops"]) / possible, 4),
+            "hfu": round(float(logs["hardware_flops"]) / possible, 4),
+        }
+
+    def _show(self, step: int, loss: float, row: dict[str, Any]) -> None:
+        fields = {"loss": f"{loss:.4f}"}
+        if "tokens_per_second" in row:
+            fields["tokens_per_s"] = f"{row['tokens_per_second']:.0f}"
+        if "mfu" in row:
+            fields["mfu"] = f"{row['mfu']:.1%}"
+        self._reporter.progress(f"train {self._phase.name}", step, self._total, **fields)
 
 
-class ChosenCheckpoints(TrainerCallback):
-    """Saves at the chosen steps, counted over all phases, and at the end of the phase."""
+class DueCheckpoints(TrainerCallback):
+    """Saves every `save_steps`, at the chosen steps over all phases, and at the phase's end."""
 
-    def __init__(self, phase: Phase, chosen: tuple[int, ...]) -> None:
-        self._steps = {step - phase.first_step for step in chosen} | {phase.steps}
+    def __init__(
+        self, phase: Phase, chosen: tuple[int, ...], save_steps: int | None = None
+    ) -> None:
+        self.kept = frozenset(step - phase.first_step for step in chosen)
+        """Steps within the phase whose checkpoints stay; see `checkpoints.SafeCheckpoints`."""
+
+        self._last = phase.steps
+        self._every = save_steps
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """Ask for a save where one is due."""
-        if state.global_step in self._steps:
+        step = state.global_step
+        periodic = self._every is not None and step % self._every == 0
+        if periodic or step in self.kept or step == self._last:
             control.should_save = True
         return control
 
 
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Append one JSON line."""
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(row) + "\n")
+ChosenCheckpoints = DueCheckpoints
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows written so far; a line cut short by a kill is left out."""
-    rows = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                continue
-    return rows
+def _is_told(value: Any) -> bool:
+    """JSON has no infinities, and what was not measured is left out."""
+    return value is not None and not (isinstance(value, float) and not math.isfinite(value))

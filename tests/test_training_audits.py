@@ -1,8 +1,9 @@
-"""Audits of data: images against their tokens, lengths, masks and batches; each broken on purpose."""
+"""Audits of data: images against their tokens, lengths, masks, batches; each broken on purpose."""
 
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -259,7 +260,7 @@ def test_smaller_grids_shrink_by_one_image_token_and_keep_the_boxs_aspect() -> N
     assert boxes[0] == (196, 420)
     assert boxes[-1] is not None
     assert min(boxes[-1]) >= 64
-    assert all(max(a) > max(b) for a, b in zip(boxes, boxes[1:], strict=False) if a and b)
+    assert all(max(a) > max(b) for a, b in pairwise(boxes) if a and b)
     assert key_for(grid, "x") == "train.curriculum, max_size: [224, 448] for phase x"
     free = grid.within(None)
     pixels = [each.max_pixels for each in smaller_grids(free)]

@@ -10,9 +10,15 @@ from typing import Any
 from vlmpipe.config.train import TrainConfig
 from vlmpipe.errors import StageError
 from vlmpipe.models.families import Family
-from vlmpipe.training.adapter import adapted_modules, unfrozen_modules
+from vlmpipe.training.adapter import (
+    adapted_modules,
+    base_of,
+    expected_adapter_parameters,
+    unfrozen_modules,
+)
 from vlmpipe.training.audits.dtypes import DtypeRow, count_dtypes, dtype_name, is_quantised, numel
 from vlmpipe.training.audits.targets import LoraTargets, resolve_targets
+from vlmpipe.training.curriculum import unfreezing
 
 
 @dataclass(frozen=True)
@@ -73,21 +79,30 @@ def _to_quantise(model: Any, family: Family) -> Iterator[str]:
 
 
 def take_census(
-    model: Any, family: Family, config: TrainConfig, base_names: Sequence[str], quantized: int
+    model: Any,
+    family: Family,
+    config: TrainConfig,
+    base_names: Sequence[str],
+    quantized: int,
+    parts: Sequence[str] | None = None,
 ) -> Census:
     """Hold the parameters open to training against those that the configuration opens.
 
-    `base_names` are the linear layers that LoRA was to adapt, named before it did.
+    `base_names` are the linear layers that LoRA was to adapt, named before it did; `parts` are
+    those of the tower that a phase trains (`Phase.unfreeze`), unset: the first phase's.
 
     Raises:
         StageError: naming parameters that are trained and must not be, or are missing.
     """
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    unfrozen = tuple(unfrozen_modules(_base(model), family, config))
+    if parts is None:
+        parts = unfreezing(config, has_vision=family.has_vision)[0]
+    base, trained = base_of(model), {n: p for n, p in model.named_parameters() if p.requires_grad}
+    unfrozen = tuple(unfrozen_modules(base, family, config, parts))
     if config.method == "full":
         problems = _full_problems(model, family, set(trained), unfrozen)
     else:
-        problems = _lora_problems(set(trained), base_names, unfrozen, config)
+        expected = expected_adapter_parameters(model, family, config, base_names, parts)
+        problems = _adapter_problems(set(trained), expected)
     if problems:
         raise StageError(
             f"{len(problems)} parameters are not as the configuration opens them to training",
@@ -106,7 +121,7 @@ def take_census(
         dtypes=count_dtypes(model, family),
         targets=None
         if config.method == "full"
-        else resolve_targets(base_names, _layers(_base(model), family), family, config),
+        else resolve_targets(base_names, _layers(base, family), family, config),
     )
 
 
@@ -128,23 +143,9 @@ def lora_layers(model: Any, family: Family, config: TrainConfig) -> list[str]:
     return names
 
 
-def _lora_problems(
-    trained: set[str], base_names: Sequence[str], unfrozen: Sequence[str], config: TrainConfig
-) -> list[str]:
-    kinds = ["lora_A", "lora_B", *(["lora_magnitude_vector"] if config.lora.dora else [])]
-    expected = {
-        f"base_model.model.{name}.{kind}.default.weight" for name in base_names for kind in kinds
-    }
-    opened = tuple(f"base_model.model.{name}.modules_to_save.default." for name in unfrozen)
-    extra = {name for name in trained - expected if not (opened and name.startswith(opened))}
-    problems = [f"{name} is trained and must not be" for name in sorted(extra)]
-    problems += [f"{name} is not trained" for name in sorted(expected - trained)]
-    problems += [
-        f"{prefix}* was to be unfrozen and is not"
-        for prefix in opened
-        if not any(name.startswith(prefix) for name in trained)
-    ]
-    return problems
+def _adapter_problems(trained: set[str], expected: frozenset[str]) -> list[str]:
+    problems = [f"{name} is trained and must not be" for name in sorted(trained - expected)]
+    return problems + [f"{name} is not trained" for name in sorted(expected - trained)]
 
 
 def _full_problems(
@@ -158,10 +159,6 @@ def _full_problems(
         for name, _ in model.named_parameters()
         if name.startswith(opened) != (name in trained)
     ]
-
-
-def _base(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _layers(model: Any, family: Family) -> int:

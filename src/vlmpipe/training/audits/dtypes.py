@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from vlmpipe.models.families import Family
+from vlmpipe.training.adapter import PEFT_PREFIX
 
 Part = Literal[
     "language layers", "norms", "embeddings", "tower", "merger", "head", "adapter", "opened", "rest"
@@ -16,7 +17,6 @@ Part = Literal[
 """`norms`: those of the language model; `opened`: copies of tower parts that `train.unfreeze`
 trains; `rest`: what the family does not name."""
 
-PEFT_PREFIX = "base_model.model."
 FLOATS = ("float32", "bfloat16", "float16")
 
 

@@ -11,6 +11,7 @@ from vlmpipe.encoding.encoder import Encoded, Encoder
 from vlmpipe.encoding.images import ImageGrid, upright_size
 from vlmpipe.errors import StageError
 from vlmpipe.training.batching.lengths import SampleLengths
+from vlmpipe.training.vision_cache.features import compute_features
 
 ENCODED_SAMPLES = 4
 """Of each phase's grid: with all their pixels, spread over the samples."""
@@ -75,17 +76,15 @@ def audit_tower(model: Any, sample: Sample, encoder: Encoder, grid: ImageGrid) -
     encoded = encoder.encode_sample(sample.messages, grid=grid)
     if encoded.image_grid_thw is None or encoded.pixel_values is None:
         raise ValueError(f"sample {sample.id} has no image")
-    first = encoded.image_grid_thw[:1]
-    pixels = torch.from_numpy(encoded.pixel_values[: int(first.prod())]).to(model.device)
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    with torch.no_grad():
-        found = base.get_image_features(pixels, torch.from_numpy(first).to(model.device))
-    rows = torch.cat(tuple(found.pooler_output))
+    first = torch.from_numpy(encoded.image_grid_thw[:1])
+    pixels = torch.from_numpy(encoded.pixel_values[: int(first.prod())])
+    features = compute_features(model, pixels, first)
     tokens = grid.tokens(*upright_size(sample.images[0]))
-    if len(rows) != tokens:
-        _refuse(sample, f"the tower makes {len(rows)} features of an image of {tokens} tokens")
-    if not bool(torch.isfinite(rows).all()):
-        _refuse(sample, "the tower's features of its first image are not all finite numbers")
+    for rows in (features.tokens, *features.deepstack):
+        if len(rows) != tokens:
+            _refuse(sample, f"the tower makes {len(rows)} features of an image of {tokens} tokens")
+        if not bool(torch.isfinite(rows).all()):
+            _refuse(sample, "the tower's features of its first image are not all finite numbers")
     return tokens
 
 

@@ -24,6 +24,9 @@ from vlmpipe.models.tokenizer import token_id, write_tokenizer
 
 FAMILY = FAMILIES["qwen2_5_vl"]
 SEED = 20261101
+INITIALIZER_RANGE = 0.08
+"""Weights drawn at transformers' 0.02 give logits so flat that no loss tells samples apart."""
+
 MERGED_PATCHES = 4
 """Patches of the tower that become one image token."""
 
@@ -98,11 +101,6 @@ def attention_share(shape: Shape, tokens: int) -> float:
     return shape.layers * shape.hidden * tokens / costs(shape).layers
 
 
-def linear_parameters(shape: Shape) -> int:
-    """N of the language model: weights that each token is multiplied by, the head left out."""
-    return costs(shape).layers
-
-
 def write_model(shape: Shape, folder: Path) -> None:
     """A model folder as transformers and vlmpipe load it, bfloat16; the same bytes each time."""
     import torch
@@ -141,6 +139,7 @@ def _vision(shape: Shape) -> dict[str, Any]:
         "num_heads": shape.tower_heads,
         "out_hidden_size": shape.hidden,
         "window_size": 112,
+        "initializer_range": INITIALIZER_RANGE,
         "fullatt_block_indexes": list(shape.full_attention_blocks),
     }
 
@@ -155,6 +154,7 @@ def _text(shape: Shape) -> dict[str, Any]:
         "vocab_size": shape.vocabulary,
         "max_position_embeddings": 32768,
         "rms_norm_eps": 1e-6,
+        "initializer_range": INITIALIZER_RANGE,
         "rope_parameters": {
             "rope_type": "default",
             "rope_theta": 1e6,

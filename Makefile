@@ -11,7 +11,8 @@ STAMP := .venv/.installed
 VLMPIPE := $(BIN)/vlmpipe
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-vllm check clean bench-curriculum bench-eval bench-merge bench-resize llama-tools mermaid \
+.PHONY: help setup demo test test-fast test-vllm check clean bench-curriculum bench-eval bench-merge bench-resize bench-train bench-train-gpu \
+	bench-vision-cache llama-tools mermaid \
 	stage-check stage-setup train validate merge convert deploy
 
 help: ## list the targets
@@ -54,6 +55,15 @@ bench-merge: setup ## the streamed merge against PEFT's, 8 GB: about 10 minutes,
 
 bench-resize: setup ## what foreign resizes cost and training for them is worth: 6 trainings, about half an hour
 	$(BIN)/python benchmarks/resize_kernels.py $(ARGS)
+
+bench-train: setup ## training against plain TRL: samples a second, memory, losses; about 35 minutes on two cores
+	$(BIN)/python benchmarks/train.py $(ARGS)
+
+bench-train-gpu: setup ## the same at the 3B's and 7B's real shapes; says so where there is no GPU
+	$(BIN)/python benchmarks/train_gpu.py $(ARGS)
+
+bench-vision-cache: setup ## how fast the vision cache gives back what it keeps
+	$(BIN)/python benchmarks/vision_cache.py $(ARGS)
 
 check: setup ## lint, format, layers, types
 	$(BIN)/ruff check .

@@ -21,71 +21,52 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import train_data
+import torch
 import train_model
 from train_figures import batch_row, figures_of, parts_table, table
 from train_process import Recipe
-from train_runs import run_ours, run_trl
-
-from vlmpipe.models.loading import load_tokenizer
+from train_runs import Run, fastest, run_ours, run_trl, trl_by_batch
+from train_setting import circumstances, prepare
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results/train.json"
-LIBRARIES = ("vlmpipe", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
-TRL_BATCHES = (1, 2, 4, 8)
-PARTS = ("none", "cache", "head", "batches", "packing", "all")
+ALONE = ("none", "cache", "head", "batches", "packing")
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Everything, from writing the model to the last part."""
-    workload = prepare(folder, options.samples)
+    recipe = Recipe(epochs=options.epochs)
+    torch.set_num_threads(recipe.threads or 1)
+    setting = prepare(folder, recipe, options.samples, "small", "mixed")
     equal = compare(folder)
-    search = [run_trl(folder, batch, 1) for batch in TRL_BATCHES]
-    batch = max(search, key=lambda each: each.samples_per_s).settings["batch"]
-    tokens = options.batch_tokens
-    pairs = []
-    for _ in range(options.rounds):
-        theirs = run_trl(folder, batch, options.epochs)
-        pairs.append((theirs, run_ours(folder, "all", batch, options.epochs, tokens)))
-    parts = {
-        part: run_ours(folder, part, batch, options.epochs, tokens)
-        for part in PARTS
-        if part != "all" and not options.no_parts
-    }
+    search = trl_by_batch(folder, recipe)
+    batch = fastest(search)
+
+    def ours(part: str) -> Run:
+        return run_ours(folder, recipe, part, batch, options.batch_tokens)
+
+    pairs = [(run_trl(folder, recipe, batch), ours("all")) for _ in range(options.rounds)]
+    parts = {part: ours(part) for part in ALONE} if options.parts else {}
     runs = [*search, *(each for pair in pairs for each in pair), *parts.values()]
     return {
-        **circumstances(),
+        **circumstances("train.py"),
         "rounds": options.rounds,
-        "recipe": {**asdict(Recipe()), "epochs": options.epochs, "batch_tokens": tokens},
-        "workload": workload,
-        "shares": train_model.comparison(tokens=round(equal["tokens"] / equal["samples"])),
-        "compared": {key: equal[key] for key in ("samples", "tokens", "supervised", "unequal")},
-        "figures": figures_of(pairs, equal),
-        "parts": parts_table(parts, pairs),
+        "recipe": {**asdict(recipe), "batch_tokens": options.batch_tokens},
+        "workload": setting.workload,
+        "shares": train_model.comparison(tokens=round(setting.tokens / options.samples)),
+        "figures": figures_of(pairs, equal["losses"], setting.needed_s),
+        "parts": parts_table(parts, pairs) if parts else [],
         "trl": [batch_row(each) for each in search],
         "losses": equal["losses"],
         "runs": [asdict(each) for each in runs],
     }
-
-
-def prepare(folder: Path, samples: int) -> dict[str, Any]:
-    """Write model and samples; what the samples are."""
-    train_model.write_model(train_model.SHAPES["small"], folder / "model")
-    tokenizer = load_tokenizer(folder / "model")
-    pages = train_data.draw_pages(samples, tokenizer)
-    train_data.write_samples(pages, folder / "data")
-    return train_data.workload(pages, tokenizer)
 
 
 def compare(folder: Path) -> dict[str, Any]:
@@ -100,30 +81,6 @@ def compare(folder: Path) -> dict[str, Any]:
     return equal
 
 
-def circumstances() -> dict[str, Any]:
-    """What was run, when and where."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True)
-    return {
-        "command": " ".join(["python", "benchmarks/train.py", *map(_shown, sys.argv[1:])]),
-        "commit": commit.stdout.strip() or None,
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "machine": {
-            "machine": platform.machine(),
-            "cores": os.cpu_count(),
-            "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-            "kernel": platform.release().split("-")[0],
-            "python": platform.python_version(),
-            "load_average": [round(value, 1) for value in os.getloadavg()],
-        },
-        "versions": {name: version(name) for name in LIBRARIES},
-    }
-
-
-def _shown(word: str) -> str:
-    """A word of the command; of an absolute path its last part: others have other machines."""
-    return Path(word).name if Path(word).is_absolute() else word
-
-
 def main() -> None:
     """Run, print, and write the results beside this file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -131,7 +88,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-tokens", type=int, default=1280, help="our token budget")
-    parser.add_argument("--no-parts", action="store_true", help="leave the table of parts out")
+    parser.add_argument(
+        "--no-parts", dest="parts", action="store_false", help="leave the table of parts out"
+    )
     parser.add_argument("--quick", action="store_true", help="one round, 16 samples, two epochs")
     parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")
     parser.add_argument("--results", type=Path, default=RESULTS)

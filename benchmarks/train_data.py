@@ -27,14 +27,32 @@ from vlmpipe.models.families import FAMILIES
 FAMILY = FAMILIES["qwen2_5_vl"]
 SEED = 20261102
 QUESTION = "Write down all the text on the page."
-PAGES = ((280, 392), (420, 588), (588, 784))
-"""Height and width: 140, 315 and 588 image tokens."""
+BOX = (1792, 1792)
+"""Limit on pages that vlmpipe is given: larger than any."""
 
-ANSWER_TOKENS = (50, 600)
 MARGIN = 12
 LINE_CHARACTERS = 46
 PARQUET = "train.parquet"
 ROWS_PER_GROUP = 16
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What samples are drawn from."""
+
+    pages: tuple[tuple[int, int], ...]
+    """Height and width; they take turns."""
+
+    answer_tokens: tuple[int, int]
+
+
+WORKLOADS = {
+    "mixed": Workload(((280, 392), (420, 588), (588, 784)), (50, 600)),
+    "2k": Workload(((980, 1176), (1120, 1120), (1120, 1260)), (200, 600)),
+    "tiny": Workload(((112, 168), (168, 168), (168, 224)), (20, 60)),
+}
+"""`mixed`: images of 140, 315 and 588 tokens; `2k`: of 1,470, 1,600 and 1,800, samples of about
+2,000 tokens in all."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +64,14 @@ class Page:
     answer: str
 
 
-def draw_pages(
-    count: int,
-    tokenizer: Any,
-    pages: Sequence[tuple[int, int]] = PAGES,
-    answer_tokens: tuple[int, int] = ANSWER_TOKENS,
-) -> list[Page]:
-    """The samples; the same for the same arguments. Sizes take turns, lengths are drawn."""
+def draw_pages(count: int, tokenizer: Any, workload: Workload) -> list[Page]:
+    """The samples; the same for the same arguments."""
     lot = random.Random(SEED)
     words = files("vlmpipe.tasks").joinpath("data/words.txt").read_text(encoding="utf-8").split()
     return [
         Page(
-            *pages[number % len(pages)], _answer(_drawn(lot, answer_tokens), words, lot, tokenizer)
+            *workload.pages[number % len(workload.pages)],
+            _answer(_drawn(lot, workload.answer_tokens), words, lot, tokenizer),
         )
         for number in range(count)
     ]
@@ -117,26 +131,27 @@ def prompt_completion(folder: Path) -> Any:
     from datasets import Dataset, List
     from datasets import Image as ImageColumn
 
-    turns = [Message("user", (Image.new("RGB", (28, 28)), QUESTION))]
-    prompt = render(FAMILY.chat_template, turns, add_generation_prompt=True)
     pages = json.loads((folder / "pages.json").read_text(encoding="utf-8"))
     return Dataset.from_dict(
         {
-            "prompt": [prompt] * len(pages),
+            "prompt": [prompt_text()] * len(pages),
             "completion": [page["answer"] + END_OF_TURN for page in pages],
             "images": [[str(folder / page["image"])] for page in pages],
         }
     ).cast_column("images", List(ImageColumn()))
 
 
-def workload(pages: Sequence[Page], tokenizer: Any) -> dict[str, Any]:
+def describe(pages: Sequence[Page], tokenizer: Any) -> dict[str, Any]:
     """What is published of the samples: counts and lengths, tokens a sample."""
     images = [page.height * page.width // FAMILY.grid_factor**2 for page in pages]
-    answers = [answer_length(page.answer, tokenizer) for page in pages]
+    lengths = sample_lengths(pages, tokenizer)
+    answers = [supervised for _, supervised in lengths]
     return {
         "samples": len(pages),
         "image sizes": [f"{height}x{width}" for height, width in sorted({_size(p) for p in pages})],
         "image tokens": [min(images), sum(images) / len(images), max(images)],
+        "tokens": sum(length for length, _ in lengths),
+        "supervised tokens": sum(answers),
         "answer tokens": [min(answers), sum(answers) / len(answers), max(answers)],
     }
 
@@ -144,6 +159,20 @@ def workload(pages: Sequence[Page], tokenizer: Any) -> dict[str, Any]:
 def answer_length(answer: str, tokenizer: Any) -> int:
     """Supervised tokens of an answer, the end of turn included."""
     return len(tokenizer(answer + END_OF_TURN, add_special_tokens=False)["input_ids"])
+
+
+def sample_lengths(pages: Sequence[Page], tokenizer: Any) -> list[tuple[int, int]]:
+    """Tokens of each sample as TRL's side makes them, and how many of them are supervised."""
+    prompt = len(tokenizer(prompt_text(), add_special_tokens=False)["input_ids"]) - 1
+    answers = [answer_length(page.answer, tokenizer) for page in pages]
+    images = [page.height * page.width // FAMILY.grid_factor**2 for page in pages]
+    return [(prompt + i + a, a) for i, a in zip(images, answers, strict=True)]
+
+
+def prompt_text() -> str:
+    """The question with its image's place, as every sample has it."""
+    turns = [Message("user", (Image.new("RGB", (28, 28)), QUESTION))]
+    return render(FAMILY.chat_template, turns, add_generation_prompt=True)
 
 
 def _size(page: Page) -> tuple[int, int]:

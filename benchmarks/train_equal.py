@@ -27,8 +27,6 @@ from vlmpipe.encoding.contract import build_contract
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.encoding.encoder import Encoder
 from vlmpipe.models.loading import load_tokenizer
-from vlmpipe.training.watch.flops import Work, flops_of
-from vlmpipe.training.watch.peak_flops import peak_flops
 
 BREAK = "\n"
 """Ends every turn of the chat template, the last one too; TRL's side leaves it out."""
@@ -36,7 +34,7 @@ BREAK = "\n"
 
 def encoder_for(folder: Path) -> Encoder:
     """vlmpipe's encoder of the model folder, images left at their size."""
-    area = max(height * width for height, width in train_data.PAGES)
+    area = train_data.BOX[0] * train_data.BOX[1]
     contract = build_contract(
         train_data.FAMILY,
         min_pixels=None,
@@ -96,7 +94,7 @@ def losses_of(trainer: Any, batch: dict[str, torch.Tensor]) -> dict[str, float]:
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """What both sides make of every sample, their losses, and the FLOPs that LoRA needs."""
+    """What both sides make of every sample: differences, [tokens, supervised ones], losses."""
     recipe = replace(Recipe(), dtype="float32", checkpointing=False)
     encoder = encoder_for(folder / "model")
     samples = SplitSamples(folder / "data" / train_data.PARQUET)
@@ -106,44 +104,23 @@ def measure(folder: Path) -> dict[str, Any]:
     trainer.model.eval()
     unequal: dict[str, list[str]] = {}
     losses = []
-    work = Work()
+    lengths = []
     for sample, row in zip(samples, trainer.train_dataset, strict=True):
         batch = batch_of(encoder, sample)
         theirs = trainer.data_collator([dict(row)])
         if found := differences(batch, theirs, break_ids):
             unequal[sample.id] = found
-        work = plus(work, theirs)
+        lengths.append([theirs["input_ids"].shape[1], int((theirs["labels"] != -100).sum())])
         with torch.no_grad():
             losses.append(losses_of(trainer, batch))
-    flops = flops_of(trainer.model, train_data.FAMILY, gradient_checkpointing=False)
-    return {
-        "samples": len(losses),
-        "tokens": work.tokens,
-        "supervised": work.supervised,
-        "unequal": unequal,
-        "losses": losses,
-        "flops_an_epoch": flops.model(work),
-        "peak_flops": peak_flops("cpu", "bfloat16"),
-    }
-
-
-def plus(work: Work, batch: dict[str, torch.Tensor]) -> Work:
-    """With one more sample; the tower is left out: what a cache saves is no work."""
-    length = batch["input_ids"].shape[1]
-    return replace(
-        work,
-        samples=work.samples + 1,
-        tokens=work.tokens + length,
-        token_pairs=work.token_pairs + length**2,
-        supervised=work.supervised + int((batch["labels"] != -100).sum()),
-    )
+    return {"samples": len(losses), "unequal": unequal, "lengths": lengths, "losses": losses}
 
 
 def main() -> None:
     """Compare and print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path, required=True)
-    torch.set_num_threads(Recipe.threads)
+    Recipe().use()
     print(json.dumps(measure(parser.parse_args().folder)))
 
 

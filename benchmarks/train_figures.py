@@ -10,6 +10,7 @@ from evaluation_figures import Figure, figure, markdown_table
 from train_runs import Run
 
 SPEED_GOAL, SPEED_FLOOR, MEMORY_GOAL, LOSS_GOAL, EPOCH_GOAL = 2.0, 1.5, 0.7, 1e-3, 1.2
+GPU_SPEED_GOAL = 1.5
 
 BATCH_COLUMNS = {
     "samples to a forward pass": ("batch", "{}"),
@@ -27,17 +28,18 @@ PART_COLUMNS = {
 """Heading to field and form."""
 
 
-def figures_of(pairs: Sequence[tuple[Run, Run]], equal: dict[str, Any]) -> dict[str, Figure]:
+def figures_of(
+    pairs: Sequence[tuple[Run, Run]], compared: Sequence[dict[str, float]], needed_s: float
+) -> dict[str, Figure]:
     """Ratios of medians, with the lowest and highest over pairs of the same round."""
     theirs, ours = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    needed = equal["flops_an_epoch"] / equal["samples"] / equal["peak_flops"]
     return {
         **speeds(theirs, ours),
         **memories(theirs, ours),
-        **losses(equal["losses"]),
+        **losses(compared),
         **second_epoch(ours),
-        **by_side("TRL", theirs, needed),
-        **by_side("ours", ours, needed),
+        **by_side("TRL", theirs, needed_s),
+        **by_side("ours", ours, needed_s),
     }
 
 
@@ -108,13 +110,38 @@ def _ratio(above: Sequence[float], below: Sequence[float], **goal: Any) -> Figur
     return figure(statistics.median(above) / statistics.median(below), "x TRL", spread=each, **goal)
 
 
+def gpu_figures(
+    pairs: Sequence[tuple[Run, Run]], tokens: int, needed_s: float, mfu_goal: float | None
+) -> dict[str, Figure]:
+    """Speed, MFU and the device's memory on both sides; `tokens` are those of one epoch."""
+    theirs, ours = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    training = [run.training_s for run in theirs], [run.training_s for run in ours]
+    peaks = [run.device_peak_bytes for run in ours], [run.device_peak_bytes for run in theirs]
+    found = {
+        "tokens/s": _ratio(*training, goal=GPU_SPEED_GOAL),
+        "tokens/s, with proofs": _ratio([r.ready_s for r in theirs], [r.ready_s for r in ours]),
+    }
+    if all(peaks[1]):
+        found["peak memory of the GPU"] = _ratio(*peaks)
+    for side, runs, goal in (("TRL", theirs, None), ("ours", ours, mfu_goal)):
+        speeds = [len(run.epochs_s) * tokens / run.training_s for run in runs]
+        used = [run.samples_per_s * needed_s for run in runs]
+        found[f"tokens/s of {side}"] = figure(statistics.median(speeds), "1/s", spread=speeds)
+        found[f"MFU of {side}"] = figure(
+            statistics.median(used), "of the peak", goal=goal, spread=used
+        )
+        gigabytes = [run.device_peak_bytes / 1e9 for run in runs]
+        found[f"peak memory of {side}"] = figure(
+            statistics.median(gigabytes), "GB", spread=gigabytes
+        )
+    return found
+
+
 def parts_table(parts: dict[str, Run], pairs: Sequence[tuple[Run, Run]]) -> list[dict[str, Any]]:
     """Each part against TRL and against vlmpipe with none of them."""
     theirs = sorted((pair[0] for pair in pairs), key=lambda run: run.training_s)
     ours = sorted((pair[1] for pair in pairs), key=lambda run: run.training_s)
     trl, all_parts = theirs[len(theirs) // 2], ours[len(ours) // 2]
-    if "none" not in parts:
-        return []
     rows = {"TRL": trl, **parts, "all": all_parts}
     return [
         {

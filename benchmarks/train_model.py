@@ -14,13 +14,17 @@ products are given beside them, since they grow with the sample.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from train_process import Recipe
+
 from vlmpipe.models.embedded import preprocessor_config
 from vlmpipe.models.families import FAMILIES
 from vlmpipe.models.tokenizer import token_id, write_tokenizer
+from vlmpipe.training.watch.flops import Work, flops_of
 
 FAMILY = FAMILIES["qwen2_5_vl"]
 SEED = 20261101
@@ -101,14 +105,19 @@ def attention_share(shape: Shape, tokens: int) -> float:
     return shape.layers * shape.hidden * tokens / costs(shape).layers
 
 
-def write_model(shape: Shape, folder: Path) -> None:
-    """A model folder as transformers and vlmpipe load it, bfloat16; the same bytes each time."""
+def write_model(shape: Shape, folder: Path, device: str = "cpu") -> None:
+    """A model folder as transformers and vlmpipe load it, in bfloat16.
+
+    The weights are drawn on the device; the same device gives the same bytes each time.
+    """
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        model = Qwen2_5_VLForConditionalGeneration(model_config(shape)).to(torch.bfloat16)
+    torch.manual_seed(SEED)
+    with torch.device(device):
+        model = Qwen2_5_VLForConditionalGeneration._from_config(
+            model_config(shape), dtype=torch.bfloat16
+        )
     model.save_pretrained(folder)
     write_tokenizer(folder, FAMILY.chat_template)
     settings = json.dumps(preprocessor_config(FAMILY), indent=2)
@@ -165,6 +174,27 @@ def _text(shape: Shape) -> dict[str, Any]:
         "eos_token_id": token_id("<|im_end|>"),
         "pad_token_id": token_id("<|endoftext|>"),
     }
+
+
+def lora_flops(shape: Shape, recipe: Recipe, lengths: Sequence[tuple[int, int]]) -> float:
+    """What LoRA needs for samples of so many tokens, so many of them supervised: 4N a token,
+    causal attention, the adapter itself, the head's supervised rows; neither tower nor
+    recomputation.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    with torch.device("meta"):
+        model = Qwen2_5_VLForConditionalGeneration(model_config(shape))
+        adapted = get_peft_model(model, LoraConfig(**recipe.lora(FAMILY.lora_pattern("all"))))
+    work = Work(
+        samples=len(lengths),
+        tokens=sum(length for length, _ in lengths),
+        token_pairs=sum(length**2 for length, _ in lengths),
+        supervised=sum(supervised for _, supervised in lengths),
+    )
+    return flops_of(adapted, FAMILY, gradient_checkpointing=False).model(work)
 
 
 def comparison(name: str = "small", tokens: int = 600) -> dict[str, Any]:

@@ -10,7 +10,6 @@ adds the proofs, audits and dry runs that precede it.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -19,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import train_data
-from train_process import Clock, Recipe, emit
+from train_process import Clock, Recipe, emit, side_options
 
 from vlmpipe.config import Config, parse_config
 from vlmpipe.data.store import SplitSamples
@@ -30,6 +28,7 @@ from vlmpipe.pipeline import StageContext
 from vlmpipe.pipeline.events import SilentReporter
 from vlmpipe.training import run
 from vlmpipe.training.run import TrainingData
+from vlmpipe.training.vision_cache.cache import VisionCache
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,11 @@ PARTS = {
 }
 
 
-def config_of(
-    part: Part, recipe: Recipe, batch: int, batch_tokens: int, cache: Path, quantised: bool = False
-) -> Config:
+def config_of(part: Part, recipe: Recipe, batch: int, batch_tokens: int, cache: Path) -> Config:
     """The run's configuration; without a token budget, `batch` samples to a forward pass."""
     micro_batches = recipe.samples_a_step // batch
     train: dict[str, Any] = {
-        "method": "qlora" if quantised else "lora",
+        "method": "qlora" if recipe.quantised else "lora",
         "lora": {"r": recipe.lora_r, "alpha": recipe.lora_alpha, "dropout": 0.0},
         "curriculum": [_phase(recipe)],
         "learning_rate": recipe.learning_rate,
@@ -100,7 +97,7 @@ def clocked(clock: Clock) -> Iterator[None]:
     """Notes when the model is loaded, and counts the trainer's loop as training."""
     from transformers import Trainer
 
-    loop, load = Trainer.train, run.load_model
+    loop, load, fill = Trainer.train, run.load_model, VisionCache.fill
 
     def train_with_clock(trainer: Any, *words: Any, **named: Any) -> Any:
         trainer.add_callback(clock.callback())
@@ -112,28 +109,26 @@ def clocked(clock: Clock) -> Iterator[None]:
         return model
 
     Trainer.train, run.load_model = train_with_clock, load_with_clock
+    VisionCache.fill = clock.timed(fill)  # type: ignore[method-assign]
     try:
         yield
     finally:
         Trainer.train, run.load_model = loop, load
+        VisionCache.fill = fill  # type: ignore[method-assign]
 
 
 def _phase(recipe: Recipe) -> dict[str, Any]:
-    sides = zip(*train_data.PAGES, strict=True)
-    return {"name": "pages", "max_size": [max(side) for side in sides], "epochs": recipe.epochs}
+    return {"name": "pages", "max_size": list(train_data.BOX), "epochs": recipe.epochs}
 
 
 def main() -> None:
     """Train once and report."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--folder", type=Path, required=True)
+    parser = side_options()
     parser.add_argument("--part", choices=PARTS, required=True)
-    parser.add_argument("--batch", type=int, default=1, help="samples to a forward pass")
-    parser.add_argument("--batch-tokens", type=int, default=2048, help="the token budget")
-    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
+    parser.add_argument("--batch-tokens", type=int, default=1280, help="the token budget")
     arguments = parser.parse_args()
-    recipe = Recipe(epochs=arguments.epochs)
-    torch.set_num_threads(recipe.threads)
+    recipe = arguments.recipe
+    recipe.use()
     clock = Clock()
     with tempfile.TemporaryDirectory() as work:
         part = PARTS[arguments.part]

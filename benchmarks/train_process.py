@@ -7,6 +7,7 @@ memory can tell a training's peak from that of what went before.
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from dataclasses import asdict, dataclass, field
@@ -25,8 +26,43 @@ class Recipe:
     learning_rate: float = 2e-4
     checkpointing: bool = True
     dtype: str = "bfloat16"
-    threads: int = 2
+    quantised: bool = False
+    """The base in NF4 with double quantisation; else in `dtype`."""
+
+    threads: int | None = 2
+    """Of torch, on both sides; None leaves it to torch."""
+
     seed: int = 20261103
+
+    def lora(self, targets: str) -> dict[str, Any]:
+        """PEFT's settings."""
+        return {
+            "r": self.lora_r,
+            "lora_alpha": self.lora_alpha,
+            "lora_dropout": 0.0,
+            "target_modules": targets,
+            "task_type": "CAUSAL_LM",
+        }
+
+    def use(self) -> None:
+        """Set what holds for the whole process."""
+        import torch
+
+        if self.threads:
+            torch.set_num_threads(self.threads)
+
+
+def side_options() -> argparse.ArgumentParser:
+    """What each side is told on its command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--recipe", type=_recipe, default=Recipe(), help="fields as JSON")
+    parser.add_argument("--batch", type=int, default=1, help="samples to a forward pass")
+    return parser
+
+
+def _recipe(text: str) -> Recipe:
+    return Recipe(**json.loads(text))
 
 
 @dataclass
@@ -55,6 +91,9 @@ class SideResult:
     """From the model in memory to the end of training: with all that is done once at the start."""
 
     step_ends: list[float]
+    device_peak_bytes: int = 0
+    """Most that torch had allocated on the GPU while training, the model included."""
+
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -75,7 +114,12 @@ def read_result(line: str) -> SideResult:
 
 
 def now() -> float:
-    """Seconds of a clock that all processes of a machine share."""
+    """Seconds of a clock that all processes of a machine share, the GPU's work done."""
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
@@ -98,6 +142,7 @@ class Clock:
         self.spans: list[tuple[float, float]] = []
         self.step_ends: list[float] = []
         self.losses: list[float] = []
+        self.device_peak_bytes = 0
 
     def model_is_loaded(self) -> None:
         """Note the moment and the memory."""
@@ -108,11 +153,18 @@ class Clock:
         """The function, its duration counted as training."""
 
         def with_clock(*words: Any, **named: Any) -> Any:
+            import torch
+
+            if torch.cuda.is_initialized():
+                torch.cuda.reset_peak_memory_stats()
             start = now()
             try:
                 return function(*words, **named)
             finally:
                 self.spans.append((start, now()))
+                if torch.cuda.is_initialized():
+                    peak = torch.cuda.max_memory_allocated()
+                    self.device_peak_bytes = max(self.device_peak_bytes, peak)
 
         return with_clock
 
@@ -122,7 +174,7 @@ class Clock:
 
         clock = self
 
-        class Steps(TrainerCallback):
+        class Steps(TrainerCallback):  # type: ignore[misc]
             def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
                 clock.step_ends.append(now())
 
@@ -147,5 +199,6 @@ class Clock:
             spans=self.spans,
             ready_s=self.spans[-1][1] - self.loaded_at,
             step_ends=self.step_ends,
+            device_peak_bytes=self.device_peak_bytes,
             facts=facts,
         )

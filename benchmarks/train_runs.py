@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ from train_process import Recipe, SideResult, anonymous_bytes, now, read_result
 
 HERE = Path(__file__).parent
 SAMPLE_S = 0.01
+TRL_BATCHES = (1, 2, 4, 8)
+
+
+class SideError(RuntimeError):
+    """A side's program ended with an error."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Run:
     process_peak_bytes: int
     """From the process's start to its end."""
 
+    device_peak_bytes: int
     losses: list[float]
     facts: dict[str, Any]
 
@@ -62,36 +69,60 @@ class Run:
         return self.peak_bytes - self.loaded_bytes
 
 
-def run_trl(folder: Path, batch: int, epochs: int) -> Run:
+def run_trl(folder: Path, recipe: Recipe, batch: int) -> Run:
     """Plain TRL."""
-    return run("train_trl.py", folder, epochs, "--batch", str(batch))
+    return run("train_trl.py", folder, recipe, "--batch", str(batch))
 
 
-def run_ours(folder: Path, part: str, batch: int, epochs: int, batch_tokens: int) -> Run:
+def run_ours(folder: Path, recipe: Recipe, part: str, batch: int, batch_tokens: int) -> Run:
     """vlmpipe with some of its savings."""
     words = ("--part", part, "--batch", str(batch), "--batch-tokens", str(batch_tokens))
-    return run("train_ours.py", folder, epochs, *words)
+    return run("train_ours.py", folder, recipe, *words)
 
 
-def run(program: str, folder: Path, epochs: int, *words: str) -> Run:
-    """One side's program, watched to its end."""
-    given = [str(HERE / program), "--folder", str(folder), "--epochs", str(epochs), *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(Recipe.threads)}
+def run(program: str, folder: Path, recipe: Recipe, *words: str) -> Run:
+    """One side's program, watched to its end.
+
+    Raises:
+        SideError: with the end of what it wrote.
+    """
+    given = ["--folder", str(folder), "--recipe", json.dumps(asdict(recipe)), *words]
+    environment = dict(os.environ)
+    if recipe.threads:
+        environment["OMP_NUM_THREADS"] = str(recipe.threads)
     memory: list[tuple[float, int]] = []
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        command = [sys.executable, *given]
+        command = [sys.executable, str(HERE / program), *given]
         with subprocess.Popen(command, stdout=out, stderr=err, env=environment) as process:
             while process.poll() is None:
                 memory.append((now(), anonymous_bytes(process.pid)))
                 time.sleep(SAMPLE_S)
-        if process.returncode:
-            err.seek(0)
-            sys.exit(f"{program} {' '.join(words)} failed:\n{err.read().decode()[-3000:]}")
+        err.seek(0)
         out.seek(0)
+        if process.returncode:
+            raise SideError(f"{program} {' '.join(words)}:\n{err.read().decode()[-3000:]}")
         result = read_result(out.read().decode().splitlines()[-1])
-    done = watched(result, epochs, memory)
+    done = watched(result, recipe.epochs, memory)
     print(done.line, flush=True)
     return done
+
+
+def trl_by_batch(folder: Path, recipe: Recipe) -> list[Run]:
+    """TRL, one epoch, at every batch size of the same samples a step that the GPU holds."""
+    runs = []
+    for batch in TRL_BATCHES:
+        try:
+            runs.append(run_trl(folder, replace(recipe, epochs=1), batch))
+        except SideError as failure:
+            if "OutOfMemoryError" not in str(failure):
+                raise
+            print(f"trl, {batch} samples to a forward pass: out of memory", flush=True)
+    return runs
+
+
+def fastest(runs: Sequence[Run]) -> int:
+    """The batch size of the fastest."""
+    return int(max(runs, key=lambda each: each.samples_per_s).settings["batch"])
 
 
 def watched(result: SideResult, epochs: int, memory: Sequence[tuple[float, int]]) -> Run:
@@ -107,6 +138,7 @@ def watched(result: SideResult, epochs: int, memory: Sequence[tuple[float, int]]
         loaded_bytes=result.loaded_bytes,
         peak_bytes=max(inside, default=0),
         process_peak_bytes=max((size for _, size in memory), default=0),
+        device_peak_bytes=result.device_peak_bytes,
         losses=result.losses,
         facts=result.facts,
     )

@@ -9,14 +9,16 @@ transformers' Qwen2_5_VLProcessor over the image processor that works without to
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 import train_data
-from train_process import Clock, Recipe, emit
+from train_process import Clock, Recipe, emit, side_options
+
+from vlmpipe.config.train import QuantizationSection
+from vlmpipe.models.loading import best_device, quantization_config
 
 
 def processor_of(folder: Path) -> Any:
@@ -61,7 +63,7 @@ def trainer_for(
 
     processor = processor_of(folder / "model")
     model = AutoModelForImageTextToText.from_pretrained(
-        folder / "model", dtype=getattr(torch, recipe.dtype)
+        folder / "model", **_precision(recipe), device_map={"": best_device()}
     )
     if clock:
         clock.model_is_loaded()
@@ -91,26 +93,26 @@ def trainer_for(
         ),
         train_dataset=train_data.prompt_completion(folder / "data"),
         processing_class=processor,
-        peft_config=LoraConfig(
-            r=recipe.lora_r,
-            lora_alpha=recipe.lora_alpha,
-            lora_dropout=0.0,
-            target_modules=train_data.FAMILY.lora_pattern("all"),
-            task_type="CAUSAL_LM",
-        ),
+        peft_config=LoraConfig(**recipe.lora(train_data.FAMILY.lora_pattern("all"))),
         callbacks=[clock.callback()] if clock else [],
     )
 
 
+def _precision(recipe: Recipe) -> dict[str, Any]:
+    """The base as vlmpipe loads it: the same layers in 4-bit."""
+    options: dict[str, Any] = {"dtype": getattr(torch, recipe.dtype)}
+    if recipe.quantised:
+        options["quantization_config"] = quantization_config(
+            train_data.FAMILY, QuantizationSection()
+        )
+    return options
+
+
 def main() -> None:
     """Train once and report."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--batch", type=int, required=True)
-    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
-    arguments = parser.parse_args()
-    recipe = Recipe(epochs=arguments.epochs)
-    torch.set_num_threads(recipe.threads)
+    arguments = side_options().parse_args()
+    recipe = arguments.recipe
+    recipe.use()
     clock = Clock()
     with tempfile.TemporaryDirectory() as output:
         trainer = trainer_for(arguments.folder, recipe, arguments.batch, Path(output), clock)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from vlmpipe.data.problems import Candidate, SampleError
@@ -35,7 +35,12 @@ class Auditor:
     """Judges candidates one by one and counts what it saw."""
 
     def __init__(
-        self, *, generated: bool, wants_images: bool, check_sample: SampleCheck | None
+        self,
+        *,
+        generated: bool,
+        wants_images: bool,
+        check_sample: SampleCheck | None,
+        apart: Collection[str] = (),
     ) -> None:
         self.accepted: list[Accepted] = []
         self.problems: list[str] = []
@@ -44,6 +49,10 @@ class Auditor:
         self.repeats = 0
         """Generated samples left out because one like them was there already."""
 
+        self.withheld = 0
+        """Samples left out because their content is among `apart`, which others are asked about."""
+
+        self._apart = frozenset(apart)
         self._generated = generated
         self._wants_images = wants_images
         self._check = check_sample
@@ -60,6 +69,9 @@ class Auditor:
                 log.warning("bad sample %s", self.problems[-1])
                 continue
             keys = content_keys(sample)
+            if keys & self._apart:
+                self.withheld += 1
+                continue
             if self._generated and self._repeats(sample, keys):
                 continue
             self._remember(sample, keys, candidate.source)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from vlmpipe.config import Config
+from vlmpipe.config.data import DataSource
 from vlmpipe.data.audit import Accepted, Auditor, SampleCheck
+from vlmpipe.data.mixing import GeneralFacts, GeneralMix
 from vlmpipe.data.problems import Candidate
-from vlmpipe.data.rows import ROWS_PER_GROUP, features, to_row
+from vlmpipe.data.rows import ROWS_PER_GROUP, features, to_row, write_parquet
 from vlmpipe.data.sources import candidates
 from vlmpipe.data.splitting import heldout_positions
+from vlmpipe.data.store import load_split
 from vlmpipe.errors import BadSamplesError, ConfigError
 from vlmpipe.pipeline.events import Reporter
 from vlmpipe.pipeline.files import sha256_of, write_json
@@ -59,6 +62,12 @@ class DataSummary:
     notes: tuple[str, ...]
     """Lines for the person who watches."""
 
+    general: GeneralFacts | None = None
+    """What is trained on beside the split `train`, against forgetting."""
+
+    general_sources: tuple[dict[str, Any], ...] = ()
+    """As `sources`, of the general samples' files."""
+
 
 def prepare_data(
     config: Config,
@@ -68,7 +77,8 @@ def prepare_data(
     *,
     wants_images: bool = True,
 ) -> DataSummary:
-    """Write `train.parquet`, `heldout.parquet` and `data.json` into `folder`.
+    """Write `train.parquet`, `heldout.parquet` and `data.json` into `folder`; with
+    `data.general_ratio` also `general.parquet`.
 
     `check_sample` says what else makes a sample unusable (too long for the context, say);
     `wants_images` is False for text-only models, to which a sample with an image is a bad one.
@@ -83,16 +93,16 @@ def prepare_data(
     auditor = Auditor(
         generated=not config.data.sources, wants_images=wants_images, check_sample=check_sample
     )
-    spool = folder / "spool.arrow"
-    try:
+    with TemporaryDirectory(prefix="spool-", dir=folder) as scratch:
+        spool = Path(scratch) / "samples.arrow"
         _fill(spool, auditor, _counted(candidates(config), config, reporter), config)
         reporter.progress_done()
-        _refuse_bad(auditor, config)
-        heldout = _heldout(auditor.accepted, config)
-        _write_splits(spool, folder, len(auditor.accepted), heldout)
-    finally:
-        spool.unlink(missing_ok=True)
-    summary = _summary(auditor, heldout, config)
+        _refuse_bad(auditor.problems, len(auditor.accepted), config)
+        sides = _sides(auditor.accepted, config)
+        mix = _general_mix(Path(scratch), sides, check_sample, config, wants_images)
+        _write_splits(spool, folder, sides)
+        general = mix.write(folder, load_split(folder, "train")) if mix else None
+    summary = _summary(auditor, sides, config, mix, general)
     write_json(folder / "data.json", asdict(summary))
     for note in summary.notes:
         reporter.note(note)
@@ -131,8 +141,9 @@ def _fill(spool: Path, auditor: Auditor, every: Iterable[Candidate], config: Con
         writer.finalize()
 
 
-def _refuse_bad(auditor: Auditor, config: Config) -> None:
-    problems, good = auditor.problems, len(auditor.accepted)
+def _refuse_bad(
+    problems: Sequence[str], good: int, config: Config, key: str = "data.sources"
+) -> None:
     if problems and config.data.on_bad_sample == "refuse":
         raise BadSamplesError(
             f"{len(problems)} of {len(problems) + good} samples cannot be used",
@@ -144,7 +155,7 @@ def _refuse_bad(auditor: Auditor, config: Config) -> None:
         raise BadSamplesError(
             "there is no usable sample",
             *_when_all_are_bad(problems),
-            "look at data.sources, or use the synthetic generator: data.sources=[]",
+            f"look at {key}, or use the synthetic generator: {key}=[]",
             problems=_listed(problems),
         )
 
@@ -161,55 +172,80 @@ def _listed(problems: Sequence[str]) -> list[str]:
     return [*problems[:LISTED], *more]
 
 
-def _heldout(accepted: Sequence[Accepted], config: Config) -> set[int]:
-    return heldout_positions(
+@dataclass(frozen=True)
+class _Sides:
+    """Usable samples by position in the order in which they were read."""
+
+    train: dict[int, Accepted]
+    heldout: dict[int, Accepted]
+
+
+def _sides(accepted: Sequence[Accepted], config: Config) -> _Sides:
+    heldout = heldout_positions(
         [each.keys for each in accepted],
         config.data.heldout_fraction,
         config.run.seed,
         [position for position, each in enumerate(accepted) if each.pinned],
     )
+    every = dict(enumerate(accepted))
+    return _Sides(
+        train={place: each for place, each in every.items() if place not in heldout},
+        heldout={place: each for place, each in every.items() if place in heldout},
+    )
 
 
-def _write_splits(spool: Path, folder: Path, total: int, heldout: set[int]) -> None:
+def _general_mix(
+    scratch: Path,
+    sides: _Sides,
+    check_sample: SampleCheck | None,
+    config: Config,
+    wants_images: bool,
+) -> GeneralMix | None:
+    """Drawn, and not yet written; None where none is asked for."""
+    if not config.data.general_ratio:
+        return None
+    mix = GeneralMix.of(
+        config,
+        list(sides.train.values()),
+        list(sides.heldout.values()),
+        check_sample,
+        wants_images=wants_images,
+        spool=scratch / "general.arrow",
+    )
+    mix.fill()
+    _refuse_bad(mix.problems, len(mix.factors), config, "data.general_sources")
+    return mix
+
+
+def _write_splits(spool: Path, folder: Path, sides: _Sides) -> None:
     """Both splits in the order in which the samples were read."""
     from datasets import Dataset
 
-    every = Dataset.from_file(str(spool)) if total else Dataset.from_dict({}, features())
-    for name, wanted in (("train", False), ("heldout", True)):
-        positions = [place for place in range(total) if (place in heldout) is wanted]
-        with _quiet_bars():
-            every.select(positions).to_parquet(
-                str(folder / f"{name}.parquet"), batch_size=ROWS_PER_GROUP
-            )
+    every = Dataset.from_file(str(spool))
+    for name, side in (("train", sides.train), ("heldout", sides.heldout)):
+        write_parquet(every.select(list(side)), folder / f"{name}.parquet")
 
 
-@contextmanager
-def _quiet_bars() -> Iterator[None]:
-    """No progress bars of the library's own."""
-    from datasets.utils import logging as datasets_logging
-
-    shown = datasets_logging.is_progress_bar_enabled()
-    datasets_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets_logging.enable_progress_bar()
-
-
-def _summary(auditor: Auditor, heldout: set[int], config: Config) -> DataSummary:
-    sides: tuple[list[Accepted], list[Accepted]] = ([], [])
-    for position, each in enumerate(auditor.accepted):
-        sides[position in heldout].append(each)
+def _summary(
+    auditor: Auditor,
+    sides: _Sides,
+    config: Config,
+    mix: GeneralMix | None,
+    general: GeneralFacts | None,
+) -> DataSummary:
+    problems = [*auditor.problems, *(mix.problems if mix else ())]
+    accepted = mix.auditor.accepted if mix else ()
     return DataSummary(
-        train=_facts(sides[0]),
-        heldout=_facts(sides[1]),
+        train=_facts(list(sides.train.values())),
+        heldout=_facts(list(sides.heldout.values())),
         seed=config.run.seed,
         heldout_fraction=config.data.heldout_fraction,
-        skipped=len(auditor.problems),
-        problems=tuple(auditor.problems),
-        sources=_source_facts(auditor.accepted, config),
-        notes=tuple(_notes(auditor, heldout, config)),
+        skipped=len(problems),
+        problems=tuple(problems),
+        sources=_source_facts(auditor.accepted, config.data.sources),
+        notes=(*_notes(auditor, problems, sides, config), *(general.notes if general else ())),
+        general=general,
+        general_sources=_source_facts(accepted, config.data.general_sources if mix else ()),
     )
 
 
@@ -223,7 +259,9 @@ def _facts(side: Sequence[Accepted]) -> SplitFacts:
     )
 
 
-def _source_facts(accepted: Sequence[Accepted], config: Config) -> tuple[dict[str, Any], ...]:
+def _source_facts(
+    accepted: Sequence[Accepted], sources: Sequence[DataSource]
+) -> tuple[dict[str, Any], ...]:
     counts = Counter(each.source for each in accepted)
     return tuple(
         {
@@ -232,19 +270,21 @@ def _source_facts(accepted: Sequence[Accepted], config: Config) -> tuple[dict[st
             "weight": source.weight,
             "samples": counts[place],
         }
-        for place, source in enumerate(config.data.sources)
+        for place, source in enumerate(sources)
     )
 
 
-def _notes(auditor: Auditor, heldout: set[int], config: Config) -> Iterator[str]:
-    if auditor.problems:
-        yield f"{len(auditor.problems)} bad samples left out, listed in data.json"
+def _notes(
+    auditor: Auditor, problems: Sequence[str], sides: _Sides, config: Config
+) -> Iterator[str]:
+    if problems:
+        yield f"{len(problems)} bad samples left out, listed in data.json"
     if auditor.repeats:
         yield (
             f"{auditor.repeats} of {config.data.synthetic.n} generated samples repeated others"
             " and were left out"
         )
-    if config.data.heldout_fraction and not heldout:
+    if config.data.heldout_fraction and not sides.heldout:
         yield "nothing could be held out: all samples share their content, or are always trained on"
     foreign = sorted({each.task for each in auditor.accepted} - TASKS.keys())
     if foreign:

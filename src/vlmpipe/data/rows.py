@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,26 @@ def from_row(row: Mapping[str, Any]) -> Sample:
         difficulty=row["difficulty"],
         origin=row["origin"],
     )
+
+
+def write_parquet(rows: Any, path: Path) -> None:
+    """A `datasets.Dataset` into a file that is read a few rows at a time."""
+    with _quiet_bars():
+        rows.to_parquet(str(path), batch_size=ROWS_PER_GROUP)
+
+
+@contextmanager
+def _quiet_bars() -> Iterator[None]:
+    """No progress bars of the library's own."""
+    from datasets.utils import logging as datasets_logging
+
+    shown = datasets_logging.is_progress_bar_enabled()
+    datasets_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets_logging.enable_progress_bar()
 
 
 def _pack(part: Part, pictures: list[bytes]) -> dict[str, Any]:

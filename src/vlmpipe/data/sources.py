@@ -32,18 +32,18 @@ def candidates(config: Config) -> Iterator[Candidate]:
     )
 
 
-def refuse_unreadable(sources: tuple[DataSource, ...]) -> None:
+def refuse_unreadable(sources: tuple[DataSource, ...], key: str = "data.sources") -> None:
     """Raise ConfigError naming each source file that cannot be opened."""
     problems = []
     for place, source in enumerate(sources):
         fault = _fault_of(source.path)
         if fault:
-            problems.append(f"data.sources[{place}].path {source.path}: {fault}")
+            problems.append(f"{key}[{place}].path {source.path}: {fault}")
     if problems:
         raise ConfigError(
             "data sources cannot be read",
-            'give existing JSONL files: \'data.sources=[{"path": "FILE"}]\'',
-            "or data.sources=[] for the synthetic generator",
+            f'give existing JSONL files: \'{key}=[{{"path": "FILE"}}]\'',
+            f"or {key}=[] for the synthetic generator",
             problems=problems,
         )
 
@@ -119,12 +119,14 @@ def referenced_files(config: Config) -> dict[str, Path]:
     Lines that cannot be read name nothing; `prepare_data` reports them. A file that is not there
     is listed; what is there and no file (a folder, a pipe) is left out.
     """
+    general = config.data.general_sources if config.data.general_ratio else ()
     files: dict[str, Path] = {}
-    for place, source in enumerate(config.data.sources):
-        label = f"data.sources[{place}]"
-        files[f"{label} {source.path.name}"] = source.path
-        for name in _image_names(source.path):
-            files[f"{label} {name}"] = source.path.parent / name
+    for key, sources in (("sources", config.data.sources), ("general_sources", general)):
+        for place, source in enumerate(sources):
+            label = f"data.{key}[{place}]"
+            files[f"{label} {source.path.name}"] = source.path
+            for name in _image_names(source.path):
+                files[f"{label} {name}"] = source.path.parent / name
     return {name: path for name, path in files.items() if _hashable(path)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -12,9 +13,18 @@ from vlmpipe.data.sources import referenced_files
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.errors import ArtifactError
 
-__all__ = ["Split", "SplitSamples", "load_split", "referenced_files"]
+__all__ = [
+    "Split",
+    "SplitSamples",
+    "TrainingSamples",
+    "load_split",
+    "load_training",
+    "referenced_files",
+]
 
 Split = Literal["train", "heldout"]
+GENERAL_NAME = "general.parquet"
+"""General samples that are trained on beside the split `train`, see `data.mixing`."""
 
 
 def load_split(folder: Path, split: Split) -> SplitSamples:
@@ -24,6 +34,17 @@ def load_split(folder: Path, split: Split) -> SplitSamples:
         ArtifactError: when its file is missing or not readable.
     """
     return SplitSamples(folder / f"{split}.parquet")
+
+
+def load_training(folder: Path) -> TrainingSamples:
+    """Everything that is trained on: the split `train`, then the general samples if there are any.
+
+    Raises:
+        ArtifactError: when a file is missing or not readable.
+    """
+    general = folder / GENERAL_NAME
+    mixed = (SplitSamples(general),) if general.is_file() else ()
+    return TrainingSamples((load_split(folder, "train"), *mixed))
 
 
 class SplitSamples(Sequence[Sample]):
@@ -84,3 +105,31 @@ class SplitSamples(Sequence[Sample]):
         if self._held[0] != group:
             self._held = (group, self._file.read_row_group(group))
         return self._held[1]
+
+
+@dataclass(frozen=True)
+class TrainingSamples(Sequence[Sample]):
+    """Files of samples as one sequence."""
+
+    parts: tuple[SplitSamples, ...]
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        for part in self.parts:
+            if 0 <= place < len(part):
+                return part[place]
+            place -= len(part)
+        raise IndexError(f"sample {index} of {len(self)}")
+
+    def column(self, name: str) -> list[Any]:
+        """As `SplitSamples.column`, of all files."""
+        return [value for part in self.parts for value in part.column(name)]

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from vlmpipe.config import Config
-from vlmpipe.data.prepare import prepare_data
+from vlmpipe.data.general import general_config
+from vlmpipe.data.prepare import DataSummary, prepare_data
 from vlmpipe.data.sources import referenced_files, refuse_unreadable
 from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.encoding.encoder import Encoder
@@ -27,6 +28,8 @@ def run(context: StageContext) -> Outcome:
     config: Config = context.config
     # Before a model is downloaded, or trained for hours.
     refuse_unreadable(config.data.sources)
+    if config.data.general_ratio:
+        refuse_unreadable(config.data.general_sources, "data.general_sources")
     refuse_missing_probe(config)
     base = resolve_base(config.model, context.folder)
     context.reporter.note(
@@ -47,17 +50,28 @@ def run(context: StageContext) -> Outcome:
         metrics={
             "data/train_samples": float(summary.train.samples),
             "data/heldout_samples": float(summary.heldout.samples),
+            "data/general_samples": float(summary.general.samples if summary.general else 0),
             "data/skipped_samples": float(summary.skipped),
             "model/parameters": float(base.parameters),
             "model/first_answer_seconds": seconds,
         },
         summary=(
             f"{base.id}: {base.family.title}, {base.parameters:,} parameters",
-            f"{summary.train.samples} training and {summary.heldout.samples} held-out samples"
-            + (f", {summary.skipped} skipped" if summary.skipped else ""),
+            samples_line(summary),
         ),
         facts={"llama_cpp": sources.version, "llama_cpp_commit": sources.commit},
     )
+
+
+def samples_line(summary: DataSummary) -> str:
+    """How many samples there are of what."""
+    general = summary.general
+    parts = [f"{summary.train.samples} training and {summary.heldout.samples} held-out samples"]
+    if general is not None:
+        parts.append(f"{general.samples} general ones mixed in ({general.share:.1%})")
+    if summary.skipped:
+        parts.append(f"{summary.skipped} skipped")
+    return ", ".join(parts)
 
 
 def answer_once(config: Config, base: BaseModelFolder, encoder: Encoder) -> float:
@@ -90,8 +104,15 @@ def length_check(config: Config, encoder: Encoder) -> Callable[[Sample], str | N
 
 
 def external_files(config: Config) -> Mapping[str, Path]:
-    """Sample files, their images, and a local model's files."""
+    """Sample files, their images, and a local model's files; with general data also the general
+    probe's file, which that keeps apart from.
+    """
     files = dict(referenced_files(config))
+    if config.data.general_ratio:
+        files |= {
+            name.replace("data.sources[0]", "validate.general.path", 1): path
+            for name, path in referenced_files(general_config(config)).items()
+        }
     folder = Path(config.model.id).expanduser()
     if folder.is_dir():
         files |= {f"model.id {path.name}": path for path in model_files(folder)}
@@ -101,7 +122,7 @@ def external_files(config: Config) -> Mapping[str, Path]:
 SETUP = Stage(
     name="setup",
     number=1,
-    version=1,
+    version=2,
     run=run,
     reads=(
         "model",
@@ -110,6 +131,7 @@ SETUP = Stage(
         "train.max_length",
         "train.curriculum",
         "convert.llama_cpp_dir",
+        "validate.general",
     ),
     ignores=("model.attn_implementation",),
     external=external_files,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,7 @@ from vlmpipe.training.batching.plan import BatchRule, plan_batches
 from vlmpipe.training.batching.positions import positions_for
 from vlmpipe.training.batching.rows import Row
 from vlmpipe.training.batching.sampler import PlannedRows, PlanSampler
+from vlmpipe.training.vision_cache.features import ImageFeatures
 
 MODEL = "random-qwen2_5_vl"
 KERNELS: tuple[ResizeKernel, ...] = ("bicubic", "llama_cpp", "bilinear")
@@ -165,14 +165,6 @@ def test_a_samples_first_token_is_never_a_label(packed: bool) -> None:
 # Features in place of pixels.
 
 
-@dataclass(frozen=True)
-class Features:
-    """As the vision cache hands them over."""
-
-    tokens: torch.Tensor
-    deepstack: tuple[torch.Tensor, ...] = ()
-
-
 class Source:
     """Features that say which sample, image and kernel they are of."""
 
@@ -183,12 +175,12 @@ class Source:
 
     def __call__(
         self, sample: int, grid: ImageGrid, kernels: Sequence[ResizeKernel]
-    ) -> list[Features]:
+    ) -> list[ImageFeatures]:
         self.asked.append((sample, tuple(kernels)))
         images = self._samples[sample].images
         counts = [grid.tokens(image.height, image.width) for image in images]
         return [
-            Features(
+            ImageFeatures(
                 torch.full((count, 4), float(10 * sample + place)),
                 tuple(torch.full((count, 4), float(level)) for level in range(self._levels)),
             )
@@ -279,7 +271,7 @@ def test_a_sample_that_cannot_be_read_is_told_with_its_number() -> None:
 
 
 def test_a_cache_that_lacks_a_sample_is_told_with_that_samples_name() -> None:
-    def lacking(*_: Any) -> list[Features]:
+    def lacking(*_: Any) -> list[ImageFeatures]:
         raise KeyError("no features")
 
     with pytest.raises(StageError, match=r"sample s0 \(test:0\)"):

@@ -23,6 +23,7 @@ from training_runs import tiny_config
 from vlmpipe.config import parse_config
 from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.encoding.encoder import IGNORED, Encoded
+from vlmpipe.encoding.images import ImageGrid
 from vlmpipe.errors import StageError
 from vlmpipe.models.families import family_of
 from vlmpipe.models.loading import load_model
@@ -38,6 +39,11 @@ from vlmpipe.training.batching.packed_attention import (
 from vlmpipe.training.batching.packing_proof import prove_packing
 from vlmpipe.training.batching.positions import positions_for, text_positions
 from vlmpipe.training.batching.rows import Row
+from vlmpipe.training.vision_cache.features import (
+    ImageFeatures,
+    as_encoder_outputs,
+    compute_features,
+)
 
 ROWS = [Row(number) for number in range(4)]
 
@@ -274,6 +280,31 @@ def test_packing_holds_under_autocast(name: str) -> None:
         packed = float(loss_of(model, collator(ROWS)))
         alone = sum(float(loss_of(model, collator.padded([row]))) for row in ROWS)
     assert packed == pytest.approx(alone, rel=2e-3)
+
+
+@pytest.mark.parametrize("name", VISION_MODELS)
+def test_packed_cached_features_give_the_gradients_of_packed_pixels(name: str) -> None:
+    """As a training with the vision cache does it, one image through the tower at a time."""
+    model, samples, encoder = fresh_model(name), samples_of(name), encoder_of(name)
+
+    def features_for(sample: int, grid: ImageGrid, kernels: Any) -> list[ImageFeatures]:
+        prepared = [grid.prepare(image) for image in samples[sample].images]
+        values = [encoder._pixels([each]) for each in prepared]
+        return [compute_features(model, *map(torch.from_numpy, each)) for each in values]  # type: ignore[arg-type]
+
+    live = collator_of(name)(ROWS)
+    cached = collator_of(name, features=features_for)(ROWS)
+    levels = cached.pop("deepstack_features", None)
+    images = cached.pop("image_features")
+    outputs = as_encoder_outputs(
+        images, levels, cached["image_grid_thw"], family_of(model_folder(name))
+    )
+    expected_loss, expected = gradients_of(model, [live])
+    loss, found = gradients_of(model, [cached | {"mm_encoder_outputs": {"image": outputs}}])
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    for key, gradient in expected.items():
+        scale = float(gradient.abs().max())
+        assert torch.allclose(found[key], gradient, rtol=1e-4, atol=1e-5 * scale), key
 
 
 # The proof, and what it refuses.

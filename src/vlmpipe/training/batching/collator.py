@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from vlmpipe.config.train import LossScope, ResizeKernel
 from vlmpipe.encoding.conversation import Sample
@@ -15,6 +15,9 @@ from vlmpipe.training.augment import KernelLot
 from vlmpipe.training.batching.layout import pack_batch, pad_batch
 from vlmpipe.training.batching.positions import Positions
 from vlmpipe.training.batching.rows import Row
+from vlmpipe.training.vision_cache.features import ImageFeatures, collate_features
+
+__all__ = ["FeatureSource", "PhaseCollator", "SampleCollator", "pad_batch"]
 
 
 class SampleCollator:
@@ -48,18 +51,6 @@ class SampleCollator:
             [lot.draw(sample.id, row["grid"], lot.epoch, place) for place in places] if lot else ()
         )
         return self._encoder.encode_sample(sample.messages, self._scope, grid, kernels)
-
-
-class ImageFeatures(Protocol):
-    """What the tower makes of one image of N tokens, H wide."""
-
-    @property
-    def tokens(self) -> Any:
-        """[N, H]"""
-
-    @property
-    def deepstack(self) -> Sequence[Any]:
-        """[N, H] for each level; empty where a family has none."""
 
 
 FeatureSource = Callable[[int, ImageGrid, Sequence[ResizeKernel]], Sequence[ImageFeatures]]
@@ -167,13 +158,9 @@ class _Taken:
 
 def _features(taken: Sequence[_Taken]) -> dict[str, Any]:
     """Of all images, in order."""
-    import torch
-
     images = [image for each in taken for image in each.features]
     if not images:
         return {}
-    batch = {"image_features": torch.cat([image.tokens for image in images])}
-    levels = list(zip(*(image.deepstack for image in images), strict=True))
-    if levels:
-        batch["deepstack_features"] = torch.stack([torch.cat(level) for level in levels])
-    return batch
+    tokens, levels = collate_features(images)
+    batch = {"image_features": tokens}
+    return batch if levels is None else batch | {"deepstack_features": levels}

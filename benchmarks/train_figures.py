@@ -131,9 +131,10 @@ def gpu_figures(
             statistics.median(used), "of the peak", goal=goal, spread=used
         )
         gigabytes = [run.device_peak_bytes / 1e9 for run in runs]
-        found[f"peak memory of {side}"] = figure(
-            statistics.median(gigabytes), "GB", spread=gigabytes
-        )
+        if all(gigabytes):
+            found[f"peak memory of {side}"] = figure(
+                statistics.median(gigabytes), "GB", spread=gigabytes
+            )
     return found
 
 

@@ -246,7 +246,7 @@ class VisionCache:
         if len(features.tokens) != job.key.tokens:
             raise StageError(
                 f"an image of sample {job.name} gives {len(features.tokens)} image tokens where its"
-                f" size gives {job.key.tokens}: it is not stored upright",
+                f" header gives {job.key.tokens}",
                 "prepare the data again: `vlmpipe run-all --force setup` with the same options",
             )
         return features

@@ -11,12 +11,12 @@ from PIL import Image, ImageOps
 
 from vlmpipe.config.train import ResizeKernel
 from vlmpipe.encoding.conversation import Sample
-from vlmpipe.encoding.images import ImageGrid, to_rgb
+from vlmpipe.encoding.images import ImageGrid, to_rgb, upright_size
 
 
 @runtime_checkable
 class StoredPictures(Protocol):
-    """Samples that can hand out their images as they are stored, upright and lossless."""
+    """Samples that can hand out their images as they are stored."""
 
     def pictures(self, index: int) -> list[bytes]:
         """A sample's images in order, encoded."""
@@ -57,7 +57,7 @@ def pictures_of(
         return [picture_of(image) for image in images]
     stored = samples.pictures(index)
     return [
-        Picture(hashlib.sha256(b"encoded\n" + data).digest(), image.height, image.width)
+        Picture(hashlib.sha256(b"encoded\n" + data).digest(), *upright_size(image))
         for data, image in zip(stored, images, strict=True)
     ]
 

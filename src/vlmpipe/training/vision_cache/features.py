@@ -81,7 +81,11 @@ def collate_features(
     levels = list(zip(*(each.deepstack for each in features), strict=True))
     if not levels:
         return tokens, None
-    return tokens, torch.stack([torch.cat(level) for level in levels])
+    # Stacked afterwards, they would be copied twice.
+    deepstack = levels[0][0].new_empty((len(levels), *tokens.shape))
+    for level, target in zip(levels, deepstack, strict=True):
+        torch.cat(level, out=target)
+    return tokens, deepstack
 
 
 def as_encoder_outputs(

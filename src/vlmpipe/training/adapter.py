@@ -168,13 +168,18 @@ def load_adapter_weights(model: Any, checkpoint: Path) -> None:
     set_peft_model_state_dict(model, load_file(str(checkpoint / "adapter_model.safetensors")))
 
 
-def save_adapter(model: Any, base: BaseModelFolder, folder: Path) -> None:
-    """Write a PEFT model's adapter: the same training gives the same bytes wherever it ran."""
+def save_adapter(
+    model: Any, base: BaseModelFolder, folder: Path, state: dict[str, Any] | None = None
+) -> None:
+    """Write a PEFT model's adapter: the same training gives the same bytes wherever it ran.
+
+    `state` holds the trained weights by name, where the model itself has them only in part.
+    """
     config = model.peft_config["default"]
     # PEFT would name the folder that the base happens to lie in here.
     config.base_model_name_or_path, config.revision = base.id, base.revision
     # Embeddings are never trained; left to decide, PEFT would ask the hub for that name.
-    model.save_pretrained(folder, save_embedding_layers=False)
+    model.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
     # A template that nobody has filled in, with that folder in it; merge writes the model card.
     (folder / "README.md").unlink(missing_ok=True)
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 from transformers import TrainerCallback
 
 from vlmpipe.pipeline.events import Reporter
+from vlmpipe.training.distributed.processes import Processes
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -46,11 +47,14 @@ class StopRequest:
 class StopWhenAsked(TrainerCallback):
     """Ends the loop, with a checkpoint, at the end of the step in which a stop was asked for."""
 
-    def __init__(self, request: StopRequest) -> None:
+    def __init__(self, request: StopRequest, processes: Processes) -> None:
+        """What one process was asked, all do: they must leave the loop together."""
         self._request = request
+        self._processes = processes
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """Save and stop."""
+        self._request.asked = self._processes.any(self._request.asked)
         if self._request.asked:
             control.should_save = True
             control.should_training_stop = True

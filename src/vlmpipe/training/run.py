@@ -3,92 +3,97 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vlmpipe.config import Config
-from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.encoding.conversation import Sample
-from vlmpipe.encoding.encoder import Encoder
-from vlmpipe.models.adapter_base import record_adapter_base
 from vlmpipe.models.base import BaseModelFolder
-from vlmpipe.models.loading import load_model, load_tokenizer, resolve_dtype
-from vlmpipe.models.quiet import quiet_transformers
+from vlmpipe.models.loading import load_model, resolve_dtype
 from vlmpipe.pipeline import Outcome, StageContext, Verdict
 from vlmpipe.pipeline.files import write_json
-from vlmpipe.training.adapter import make_trainable, save_adapter
-from vlmpipe.training.audits.census import Census, lora_layers, refuse_misquantized, take_census
-from vlmpipe.training.audits.masks import MaskAudit, audit_masks
-from vlmpipe.training.curriculum import Phase, plan_phases
-from vlmpipe.training.limits import contract_for
-from vlmpipe.training.phase_adapters import write_index
-from vlmpipe.training.session import (
-    METRICS_NAME,
-    WORK_NAME,
-    TrainingSession,
-    checkpoint_step,
+from vlmpipe.training.adapter import make_trainable
+from vlmpipe.training.announcing import announce
+from vlmpipe.training.audits.census import (
+    Census,
+    lora_layers,
+    refuse_misquantized,
+    take_census,
 )
-from vlmpipe.training.watch.callbacks import read_rows
+from vlmpipe.training.audits.image_tokens import audit_image_tokens, audit_tower
+from vlmpipe.training.audits.masks import MaskAudit, audit_masks
+from vlmpipe.training.batching.packed_attention import packing_for
+from vlmpipe.training.curriculum import Phase
+from vlmpipe.training.distributed.assembly import together
+from vlmpipe.training.distributed.processes import current_processes
+from vlmpipe.training.distributed.sharding import shard_model
+from vlmpipe.training.distributed.soundness import refuse_unsound
+from vlmpipe.training.handing_on import drop_phases, hand_on, is_finished
+from vlmpipe.training.preparation import Preparation, TrainingData, prepare, repacked
+from vlmpipe.training.session import TrainingSession, autocast_dtype
+from vlmpipe.training.startup import audit_gradients, prove, ready_model
+from vlmpipe.training.vision_cache.cache import open_vision_cache
+from vlmpipe.training.watch.rows import read_rows
+
+__all__ = ["TrainingData", "load_trainable", "train"]
 
 AUDITED_SAMPLES = 32
 EVALUATED_SAMPLES = 16
 
 
-@dataclass(frozen=True)
-class TrainingData:
-    """What setup prepared; `weights` is parallel to `train`."""
-
-    train: Sequence[Sample]
-    heldout: Sequence[Sample]
-    weights: Sequence[float]
-
-
 def train(context: StageContext, base: BaseModelFolder, data: TrainingData) -> Outcome:
     """Fine-tune the base on the data and write adapter, contract, metrics and audits.
+
+    Where a launcher started several processes, all of them come here and train together.
 
     Raises:
         StageError: when a proof fails, a phase is empty, or the loss is no longer a number.
     """
+    with together(context):
+        return _train(context, base, data)
+
+
+def _train(context: StageContext, base: BaseModelFolder, data: TrainingData) -> Outcome:
     config: Config = context.config
-    contract = contract_for(config, base.family, base.folder, [*data.train, *data.heldout])
-    encoder = Encoder(load_tokenizer(base.folder), contract)
-    phases = plan_phases(
-        config.train,
-        [sample.difficulty for sample in data.train],
-        data.weights,
-        contract.grid,
-        has_vision=base.family.has_vision,
-    )
-    audits = [
-        audit_masks(_some(data.train, phase), encoder, config.train.loss.scope, phase.grid)
-        for phase in phases
-    ]
+    processes = current_processes()
+    if processes.world > 1:
+        refuse_unsound(config.train, processes.sharing)
+    preparation = prepare(config, base, data, processes.world)
     dtype = resolve_dtype(config.model.dtype)
     model, census = load_trainable(config, base, dtype)
-    _announce(context, base, census, audits, phases)
-    write_json(context.folder / "audit.json", _audit_json(census, audits, phases))
+    packed, why = packing_for(config, model)
+    preparation = repacked(preparation, packed, base, data)
+    audits = _audit_samples(preparation, base, data, model)
+    announce(context, base, census, audits, preparation, why)
     session = TrainingSession(
         model=model,
         config=config,
+        family=base.family,
         dtype=dtype,
-        phases=phases,
+        preparation=preparation,
         samples=data.train,
         heldout=data.heldout[:EVALUATED_SAMPLES],
-        encoder=encoder,
         folder=context.folder,
         reporter=context.reporter,
+        cache=open_vision_cache(
+            config, model, preparation.encoder, data.train, autocast_dtype(dtype), context.reporter
+        ),
     )
     if not is_finished(context.folder):
+        ready_model(session)
+        proofs = {"gradient_flow": audit_gradients(session), **prove(session)}
+        if processes.is_first:
+            write_json(
+                context.folder / "audit.json", _audit_json(census, audits, preparation) | proofs
+            )
+        if processes.world > 1 and processes.sharing.strategy == "fsdp2":
+            reshard = processes.sharing.reshard_after_forward
+            shard_model(model, base.family, reshard_after_forward=reshard)
         session.run()
-        _hand_on(context.folder, model, base, encoder, config, contract)
-        if len(phases) > 1 and config.train.method != "full":
-            write_index(context.folder, phases)
-        keep_chosen_checkpoints(session)
-    drop_phases(context.folder)
-    return _outcome(session, census, dtype)
+        hand_on(session, base)
+    if processes.is_first:
+        drop_phases(context.folder)
+    return _outcome(session, census)
 
 
 def load_trainable(config: Config, base: BaseModelFolder, dtype: str) -> tuple[Any, Census]:
@@ -106,35 +111,18 @@ def load_trainable(config: Config, base: BaseModelFolder, dtype: str) -> tuple[A
     return model, take_census(model, base.family, train_config, layers, quantized)
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether all is written, and only the publication was missed."""
-    return (folder / METRICS_NAME).exists() and not (folder / WORK_NAME).exists()
-
-
-def keep_chosen_checkpoints(session: TrainingSession) -> None:
-    """Keep the chosen steps' checkpoints, by their step over all phases."""
-    kept = session.folder / "checkpoints"
-    for phase in session.phases:
-        for checkpoint in session.phase_folder(phase).glob("checkpoint-*"):
-            step = phase.first_step + checkpoint_step(checkpoint)
-            if step in session.config.train.checkpoint_steps:
-                kept.mkdir(exist_ok=True)
-                # An attempt that was killed right here may have left one.
-                shutil.rmtree(kept / f"step-{step}", ignore_errors=True)
-                checkpoint.rename(kept / f"step-{step}")
-
-
-def drop_phases(folder: Path) -> None:
-    """Remove what only a resume needs.
-
-    In one step, seen from outside: with half of it gone, a resume would take up a later phase and
-    train an earlier one after it.
-    """
-    aside = folder / f".{WORK_NAME}.dropped"
-    if (folder / WORK_NAME).exists():
-        (folder / WORK_NAME).rename(aside)
-    if aside.exists():
-        shutil.rmtree(aside)
+def _audit_samples(
+    preparation: Preparation, base: BaseModelFolder, data: TrainingData, model: Any
+) -> list[MaskAudit]:
+    encoder, phases = preparation.encoder, preparation.phases
+    scope = preparation.batching.config.train.loss.scope
+    if base.family.has_vision:
+        grids = list(dict.fromkeys(phase.grid for phase in phases))
+        audit_image_tokens(data.train, preparation.batching.lengths, encoder, grids)
+        seen = next((s for s in _some(data.train, phases[0]) if s.images), None)
+        if seen is not None:
+            audit_tower(model, seen, encoder, phases[0].grid)
+    return [audit_masks(_some(data.train, each), encoder, scope, each.grid) for each in phases]
 
 
 def _some(samples: Sequence[Sample], phase: Phase) -> list[Sample]:
@@ -144,73 +132,13 @@ def _some(samples: Sequence[Sample], phase: Phase) -> list[Sample]:
     return [samples[index] for index in indices[::stride]]
 
 
-def _hand_on(
-    folder: Path,
-    model: Any,
-    base: BaseModelFolder,
-    encoder: Encoder,
-    config: Config,
-    contract: PreprocessContract,
-) -> None:
-    import torch
-
-    contract.write(folder)
-    if config.train.method == "full":
-        with quiet_transformers():
-            model.to(torch.bfloat16).save_pretrained(folder / "model")
-        encoder.tokenizer.save_pretrained(folder / "model")
-    else:
-        save_adapter(model, base, folder / "adapter")
-        quantization = config.train.quantization if config.train.method == "qlora" else None
-        dtype = resolve_dtype(config.model.dtype)
-        record_adapter_base(folder / "adapter", base, dtype=dtype, quantization=quantization)
-
-
-def _announce(
-    context: StageContext,
-    base: BaseModelFolder,
-    census: Census,
-    audits: Sequence[MaskAudit],
-    phases: Sequence[Phase],
-) -> None:
-    share = census.trained_parameters / census.total_parameters
-    context.reporter.note(
-        f"{base.family.title}: {census.quantized_linears} layers in 4-bit, training"
-        f" {census.trained_parameters:,} of {census.total_parameters:,} parameters ({share:.1%})"
-    )
-    asked = context.config.train
-    if asked.augment.resize_kernels != ("bicubic",):
-        kernels = ", ".join(asked.augment.resize_kernels)
-        context.reporter.note(f"in training each image is resized by a kernel drawn from {kernels}")
-    if "max_steps" in asked.model_fields_set and asked.max_steps != phases[-1].last_step:
-        context.reporter.note(
-            f"train.max_steps={asked.max_steps} has no effect: every phase has a length of its own,"
-            f" {phases[-1].last_step} steps in all"
-        )
-    for phase in phases:
-        size = phase.grid.max_size if base.family.has_vision else None
-        box = f" in {size[0]}x{size[1]}" if size else ""
-        widened = ", widened to the nearest difficulty" if phase.widened else ""
-        context.reporter.note(
-            f"phase {phase.name}: {_count(len(phase.indices), 'sample')}{box},"
-            f" {_count(phase.steps, 'step')},"
-            f" learning rate {phase.learning_rate:g}{widened}"
-        )
-    for audit in audits:
-        for sample in audit.samples:
-            context.log.info("supervised in %s: %s", sample.id, sample.supervised_spans)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def _audit_json(
-    census: Census, audits: Sequence[MaskAudit], phases: Sequence[Phase]
+    census: Census, audits: Sequence[MaskAudit], preparation: Preparation
 ) -> dict[str, Any]:
     return {
         "census": census.as_json(),
         "mask": audits[-1].as_json(),
+        "lengths": preparation.length_audit.as_json(),
         "phases": [
             {
                 "name": phase.name,
@@ -219,18 +147,21 @@ def _audit_json(
                 "steps": phase.steps,
                 "learning_rate": phase.learning_rate,
                 "widened": phase.widened,
+                "unfreeze": phase.unfreeze,
                 "supervised_tokens": audit.supervised_tokens,
                 "audited_samples": audit.audited,
+                "batches": preparation.plan(phase).figures.as_json(),
             }
-            for phase, audit in zip(phases, audits, strict=True)
+            for phase, audit in zip(preparation.phases, audits, strict=True)
         ],
     }
 
 
-def _outcome(session: TrainingSession, census: Census, dtype: str) -> Outcome:
+def _outcome(session: TrainingSession, census: Census) -> Outcome:
     rows = read_rows(session.metrics_path)
     losses = [float(row["loss"]) for row in rows if "loss" in row]
     speeds = [float(row["tokens_per_second"]) for row in rows if "tokens_per_second" in row]
+    utilization = [float(row["mfu"]) for row in rows if "mfu" in row]
     window = max(1, len(losses) // 10)
     first, last = sum(losses[:window]) / window, sum(losses[-window:]) / window
     metrics = {
@@ -241,6 +172,8 @@ def _outcome(session: TrainingSession, census: Census, dtype: str) -> Outcome:
         "train/tokens_per_second": sorted(speeds)[len(speeds) // 2],
         "train/trained_parameters": float(census.trained_parameters),
     }
+    if utilization:
+        metrics["train/mfu"] = sorted(utilization)[len(utilization) // 2]
     evals = [row for row in rows if "eval_loss" in row]
     metrics |= {f"train/heldout_loss/{row['phase']}": float(row["eval_loss"]) for row in evals}
     reasons = () if last < first else (f"loss did not fall: {first:.4f} to {last:.4f}",)
@@ -248,5 +181,5 @@ def _outcome(session: TrainingSession, census: Census, dtype: str) -> Outcome:
         metrics=metrics,
         verdict=Verdict(passed=not reasons, reasons=reasons),
         summary=(f"loss {first:.4f} -> {last:.4f} over {len(losses)} steps",),
-        facts={"compute_dtype": dtype},
+        facts={"compute_dtype": session.dtype},
     )

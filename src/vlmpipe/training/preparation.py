@@ -1,0 +1,130 @@
+"""What a training decides before its model is loaded: contract, lengths, phases, batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from vlmpipe.config import Config
+from vlmpipe.encoding.conversation import Sample
+from vlmpipe.encoding.encoder import Encoder
+from vlmpipe.encoding.images import ImageGrid
+from vlmpipe.models.base import BaseModelFolder
+from vlmpipe.models.loading import load_tokenizer
+from vlmpipe.training.audits.lengths import LengthAudit, fit_lengths, position_limit
+from vlmpipe.training.batching.lengths import SampleLengths
+from vlmpipe.training.batching.plan import BatchPlan, BatchRule, plan_batches
+from vlmpipe.training.curriculum import Phase, plan_phases
+from vlmpipe.training.limits import contract_for
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What setup prepared; `weights` is parallel to `train`."""
+
+    train: Sequence[Sample]
+    heldout: Sequence[Sample]
+    weights: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How samples go into micro-batches, the same in every process."""
+
+    config: Config
+    lengths: SampleLengths
+    packed: bool
+    processes: int
+
+    @property
+    def rule(self) -> BatchRule:
+        """What goes into a micro-batch."""
+        train = self.config.train
+        return BatchRule(train.batch_size, train.batch_tokens, self.packed)
+
+    def plan(
+        self,
+        indices: Sequence[int],
+        grid: ImageGrid,
+        number: int,
+        *,
+        steps: int | None = None,
+        epochs: float | None = None,
+    ) -> BatchPlan:
+        """Micro-batches of phase `number` over these samples."""
+        return plan_batches(
+            indices,
+            [self.lengths.tokens(index, grid) for index in indices],
+            [self.lengths.aspect(index) for index in indices],
+            rule=self.rule,
+            accumulation=self.config.train.gradient_accumulation,
+            processes=self.processes,
+            seed=self.config.run.seed + number,
+            steps=steps,
+            epochs=epochs,
+        )
+
+    def steps(self, indices: Sequence[int], grid: ImageGrid, epochs: float) -> int:
+        """Optimiser steps of so many passes."""
+        return self.plan(indices, grid, 0, epochs=epochs).steps
+
+    def of(self, phase: Phase) -> BatchPlan:
+        """The plan of a phase."""
+        return self.plan(phase.indices, phase.grid, phase.number, steps=phase.steps)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """All of it."""
+
+    encoder: Encoder
+    batching: Batching
+    phases: tuple[Phase, ...]
+    length_audit: LengthAudit
+
+    def plan(self, phase: Phase) -> BatchPlan:
+        """Every micro-batch of a phase."""
+        return self.batching.of(phase)
+
+
+def prepare(
+    config: Config, base: BaseModelFolder, data: TrainingData, processes: int
+) -> Preparation:
+    """Decide it all, taking for granted that samples can be packed where that is asked for.
+
+    Raises:
+        StageError: for phases that cannot be.
+        BadSamplesError: for samples that are too long.
+    """
+    contract = contract_for(config, base.family, base.folder, [*data.train, *data.heldout])
+    encoder = Encoder(load_tokenizer(base.folder), contract)
+    lengths = SampleLengths.measure(data.train, encoder)
+    batching = Batching(config, lengths, config.train.packing != "off", processes)
+    return _with_phases(batching, encoder, config, base, data)
+
+
+def repacked(
+    preparation: Preparation, packed: bool, base: BaseModelFolder, data: TrainingData
+) -> Preparation:
+    """The same, once it is known whether the model's attention keeps packed samples apart."""
+    batching = preparation.batching
+    if batching.packed == packed:
+        return preparation
+    changed = replace(batching, packed=packed)
+    return _with_phases(changed, preparation.encoder, batching.config, base, data)
+
+
+def _with_phases(
+    batching: Batching, encoder: Encoder, config: Config, base: BaseModelFolder, data: TrainingData
+) -> Preparation:
+    phases = plan_phases(
+        config.train,
+        [sample.difficulty for sample in data.train],
+        data.weights,
+        encoder.contract.grid,
+        has_vision=base.family.has_vision,
+        steps_for_epochs=batching.steps,
+    )
+    positions = position_limit(base.folder)
+    fitting, audit = fit_lengths(phases, data.train, batching.lengths, config, positions)
+    return Preparation(encoder, batching, tuple(fitting), audit)

@@ -17,6 +17,7 @@ from vlmpipe.pipeline import StageContext
 from vlmpipe.training.distributed.failures import losses_told
 from vlmpipe.training.distributed.place import Place, launch_restored, take_launch
 from vlmpipe.training.distributed.processes import current_processes, join, part
+from vlmpipe.training.distributed.soundness import refuse_unsound
 
 _waiting: list[Mapping[str, str]] = []
 """In process 0, the launcher's settings, while the others wait for its word."""
@@ -54,8 +55,8 @@ def follow(place: Place, work: Callable[[Order], None]) -> None:
     Raises:
         PeerLostError: when process 0 is gone; it, or the launcher, says why.
     """
-    processes = join(place)
-    with losses_told(processes):
+    processes, launch = join(place), take_launch()
+    with launch_restored(launch), losses_told(processes):
         order: Order | None = processes.broadcast(None)
         if order is not None:
             work(order)
@@ -68,11 +69,15 @@ def together(context: StageContext) -> Iterator[None]:
     """Around the training, in every process: the others come in, and all leave together.
 
     Does nothing where the process is alone.
+
+    Raises:
+        StageError: when the model cannot be shared as asked.
     """
     if not current_processes().is_first:
         _refuse_invisible(context)
         yield
     elif _waiting:
+        refuse_unsound(context.config.train, current_processes().sharing)
         with _called_in(context):
             yield
     else:

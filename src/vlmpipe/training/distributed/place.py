@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 from vlmpipe.errors import ConfigError
 
 Strategy = Literal["ddp", "fsdp2", "deepspeed"]
+
+OUR_FILES = ("take one of configs/accelerate: ddp.yaml, fsdp2.yaml, zero2.yaml, zero3.yaml",)
+REFUSED = {
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM, which is not supported",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config, which is not supported",
+}
 
 LAUNCHED_BY = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun, accelerate and `vlmpipe train --num-processes` all set."""
@@ -27,6 +35,18 @@ LAUNCH_NAMES = (
     "ROLE_RANK",
     "ROLE_WORLD_SIZE",
 )
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How processes share the model: each holds it (ddp), or a part of it."""
+
+    strategy: Strategy
+    reshard_after_forward: bool = True
+    """Of FSDP2: whether a layer is given back between its forward and its backward pass."""
+
+    zero_stage: int | None = None
+    """Of DeepSpeed, where its settings name one."""
 
 
 @dataclass(frozen=True)
@@ -52,34 +72,29 @@ def place_of(environment: Mapping[str, str] = os.environ) -> Place | None:
     return Place(rank, world, int(environment.get("LOCAL_RANK", rank))) if world > 1 else None
 
 
-def asked_strategy(environment: Mapping[str, str] = os.environ) -> Strategy:
+def asked_sharing(environment: Mapping[str, str] = os.environ) -> Sharing:
     """How the launcher's configuration wants the model spread over the processes.
 
     Raises:
-        ConfigError: for one that vlmpipe cannot train under, or whose library is missing.
+        ConfigError: for a way that vlmpipe cannot train, or whose library is missing.
     """
+    for name, title in REFUSED.items():
+        if _is_on(environment, name):
+            raise ConfigError(f"accelerate's configuration asks for {title}", *OUR_FILES)
     if _is_on(environment, "ACCELERATE_USE_DEEPSPEED"):
         require_deepspeed()
-        return "deepspeed"
+        return Sharing("deepspeed", zero_stage=_zero_stage(environment))
     if _is_on(environment, "ACCELERATE_USE_FSDP"):
-        if environment.get("FSDP_VERSION", "1") != "2":
+        version = environment.get("FSDP_VERSION", "1")
+        if version != "2":
             raise ConfigError(
-                f"FSDP version {environment.get('FSDP_VERSION', '1')} is asked for, and only 2 is"
-                " supported",
-                "set fsdp_config.fsdp_version: 2, as configs/accelerate/fsdp2.yaml does",
-                "or replicate the model: configs/accelerate/ddp.yaml",
+                f"accelerate's configuration asks for FSDP {version}, and only 2 is supported",
+                "set fsdp_config.fsdp_version: 2",
+                *OUR_FILES,
             )
-        return "fsdp2"
-    for name, title in (
-        ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM"),
-        ("ACCELERATE_USE_PARALLELISM_CONFIG", "a parallelism_config"),
-    ):
-        if _is_on(environment, name):
-            raise ConfigError(
-                f"accelerate's configuration asks for {title}, which is not supported",
-                "take one of configs/accelerate: ddp.yaml, fsdp2.yaml, zero2.yaml, zero3.yaml",
-            )
-    return "ddp"
+        keeps = environment.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "false"
+        return Sharing("fsdp2", reshard_after_forward=not keeps)
+    return Sharing("ddp")
 
 
 def require_deepspeed() -> None:
@@ -109,13 +124,34 @@ def take_launch(environment: MutableMapping[str, str] = os.environ) -> dict[str,
 
 @contextmanager
 def launch_restored(launch: Mapping[str, str]) -> Iterator[None]:
-    """Have the launcher's settings in the environment, where torch and accelerate look for them."""
-    os.environ.update(launch)
+    """Have the launcher's settings in the environment, where torch and accelerate look for them.
+
+    Without the switch for accelerate's own FSDP: it is passed over on a CPU, without a word, and
+    vlmpipe shards the model itself on every device.
+    """
+    settings = {name: text for name, text in launch.items() if name != "ACCELERATE_USE_FSDP"}
+    os.environ.update(settings)
     try:
         yield
     finally:
-        for name in launch:
+        for name in settings:
             os.environ.pop(name, None)
+
+
+def _zero_stage(environment: Mapping[str, str]) -> int | None:
+    file = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
+    if file is None:
+        stage = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
+        return int(stage) if stage else None
+    try:
+        stage = json.loads(Path(file).read_bytes())["zero_optimization"]["stage"]
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise ConfigError(
+            f"cannot read the stage of ZeRO from {file}: {exc}",
+            "start in the folder that deepspeed_config_file is relative to, or give it from the"
+            " root",
+        ) from exc
+    return int(stage)
 
 
 def _is_on(environment: Mapping[str, str], name: str) -> bool:

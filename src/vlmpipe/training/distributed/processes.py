@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from vlmpipe.errors import StageError
 from vlmpipe.system.parenthood import die_with_parent
-from vlmpipe.training.distributed.place import Place
+from vlmpipe.training.distributed.place import Place, Sharing, asked_sharing
 
 T = TypeVar("T")
 
@@ -27,10 +27,11 @@ WORD_PATIENCE = timedelta(days=7)
 class Processes:
     """Several processes that train together; all of them must make the same calls."""
 
-    def __init__(self, place: Place, group: Any) -> None:
+    def __init__(self, place: Place, sharing: Sharing, group: Any) -> None:
         self.rank = place.rank
         self.world = place.world
         self.local_rank = place.local_rank
+        self.sharing = sharing
         self._group = group
 
     @property
@@ -80,7 +81,7 @@ class Alone(Processes):
     """One process: nobody to wait for."""
 
     def __init__(self) -> None:
-        super().__init__(Place(0, 1, 0), None)
+        super().__init__(Place(0, 1, 0), Sharing("ddp"), None)
 
     def barrier(self) -> None:
         """Nothing to wait for."""
@@ -113,11 +114,13 @@ def join(place: Place) -> Processes:
     """Meet the other processes; returns when all are there.
 
     Raises:
+        ConfigError: in all of them alike, when the model cannot be shared as asked.
         StageError: when some have not come within `TRAINING_PATIENCE`.
     """
     import torch
     import torch.distributed as dist
 
+    sharing = asked_sharing()
     die_with_parent()
     backend = "gloo"
     if torch.cuda.is_available():
@@ -132,7 +135,8 @@ def join(place: Place) -> Processes:
             "start every process, on every machine, within half an hour",
             "let MASTER_ADDR:MASTER_PORT of process 0 be reachable from all machines",
         ) from exc
-    return _become(Processes(place, dist.new_group(backend="gloo", timeout=WORD_PATIENCE)))
+    group = dist.new_group(backend="gloo", timeout=WORD_PATIENCE)
+    return _become(Processes(place, sharing, group))
 
 
 def part() -> None:

@@ -124,8 +124,7 @@ class SafeCheckpoints:
         folder = Path(self.args.output_dir)
         name = f"checkpoint-{self.state.global_step}"
         self._aside = folder / ASIDE_NAME
-        if self.args.should_save:
-            shutil.rmtree(self._aside, ignore_errors=True)
+        self._drop_aside()
         self.accelerator.wait_for_everyone()
         try:
             with self._together(folder):
@@ -135,9 +134,12 @@ class SafeCheckpoints:
                     seal(self._aside / name, folder / name)
                     drop_older(folder / name, self.kept_steps())
         finally:
-            aside, self._aside = self._aside, None
-            if self.args.should_save:
-                shutil.rmtree(aside, ignore_errors=True)
+            self._drop_aside()
+            self._aside = None
+
+    def _drop_aside(self) -> None:
+        if self.args.should_save and self._aside:
+            shutil.rmtree(self._aside, ignore_errors=True)
 
     @contextmanager
     def _together(self, folder: Path) -> Iterator[None]:
@@ -151,8 +153,9 @@ class SafeCheckpoints:
             if not _is_write_fault(exc):
                 raise
             fault = exc
-        faults = [each for each in gather_object([fault and _first_line(fault)]) if each]
+        faults = [each for each in gather_object([fault and _cause(fault)]) if each]
         if faults:
+            self._drop_aside()
             raise self._unwritten(folder, faults[0]) from fault
 
     def _unwritten(self, folder: Path, cause: str) -> StageError:
@@ -183,9 +186,12 @@ def _is_write_fault(error: Exception) -> bool:
     return isinstance(error, (OSError, SafetensorError)) or any(name in text for name in writers)
 
 
-def _first_line(error: Exception) -> str:
-    reason = error.strerror if isinstance(error, OSError) else None
-    return reason or str(error).partition("\n")[0] or type(error).__name__
+def _cause(error: Exception) -> str:
+    """As a person reads it: torch tells of the place in its file at which it was cut short."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    full = "No space left on device"
+    return full if full in str(error) else "a file was cut short"
 
 
 def _bytes_of(folder: Path) -> int:

@@ -21,6 +21,7 @@ from model_folders import (
 )
 from training_runs import tiny_config
 from vlmpipe.config import parse_config
+from vlmpipe.config.train import QuantizationSection
 from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.encoding.encoder import IGNORED, Encoded
 from vlmpipe.encoding.images import ImageGrid
@@ -316,6 +317,20 @@ def test_the_proof_passes_and_says_what_it_saw(name: str) -> None:
     assert proof.difference <= proof.tolerance <= 1e-4
     assert proof.crossing <= 1e-5
     assert proof.as_json()["tokens"] == proof.tokens > 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["random-qwen2_5_vl", "random-qwen3"])
+def test_the_proof_holds_over_a_4_bit_base(name: str) -> None:
+    """And finds merged samples there too, at the tolerance of bf16."""
+    model = load_model(model_folder(name), dtype="bfloat16", quantization=QuantizationSection())
+    install_packed_attention(model)
+    packed = collator_of(name)(ROWS)
+    proof = prove(name, packed, model)
+    assert proof.tolerance >= 2e-3
+    merged = packed["cu_seq_lens_q"][[0, 1, 3, 4]]
+    with pytest.raises(StageError, match="packing is not sound"):
+        prove(name, packed | {"cu_seq_lens_q": merged}, model)
 
 
 def test_the_proof_leaves_the_model_in_its_mode() -> None:

@@ -37,6 +37,7 @@ from vlmpipe.training.phase_adapters import keep_adapter
 from vlmpipe.training.phase_trainer import PhaseTrainer, PhaseWork
 from vlmpipe.training.preparation import Preparation
 from vlmpipe.training.vision_cache.cache import Share, VisionCache
+from vlmpipe.training.vision_cache.proof import prove_cached_equals_live
 from vlmpipe.training.watch.rows import append_row, forget_rows_after
 from vlmpipe.training.watchmen import Watchmen
 
@@ -131,7 +132,11 @@ class TrainingSession:
         )
 
     def fill_cache(self, phase: Phase, plan: BatchPlan) -> None:
-        """Compute the features that the phase needs and that are not kept yet."""
+        """Compute the features that the phase needs and that are not kept yet, and prove some.
+
+        Raises:
+            StageError: where kept features are not what the tower gives now.
+        """
         cache, own = self.cache_of(phase), self.processes
         if cache is None:
             return
@@ -143,6 +148,10 @@ class TrainingSession:
             own_rows=[row for batch in plan.of_process(own.rank) for row in batch],
             share=Share(own.rank, own.world, own.world, own.barrier),
             label=phase.name,
+        )
+        proof = prove_cached_equals_live(cache)
+        self.reporter.note(
+            f"vision cache: {proof.images} images, read back, equal the live tower's bit for bit"
         )
 
     def _train(self, phase: Phase) -> None:

@@ -13,14 +13,13 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from model_folders import VISION_MODELS, encoder_of, picture, table_sample
+from model_folders import VISION_MODELS, encoder_of, picture
 from serving_models import Conversions
 from vlmpipe.config.train import AugmentSection, ResizeKernel
 from vlmpipe.encoding.images import ImageGrid
 from vlmpipe.encoding.resize_kernels import fit_on_black, resize
 from vlmpipe.engines.llama_cpp import LlamaCppEngine
-from vlmpipe.training.augment import EpochOfLot, KernelLot
-from vlmpipe.training.batching.collator import SampleCollator
+from vlmpipe.training.augment import KernelLot
 
 KERNELS: tuple[ResizeKernel, ...] = ("bicubic", "llama_cpp", "bilinear")
 SIZES = [(97, 151), (225, 57), (70, 238), (345, 451), (56, 84), (523, 701), (40, 31)]
@@ -156,36 +155,6 @@ def test_kernels_are_drawn_about_equally_often() -> None:
     counts = Counter(lot.draw(f"sample-{number}", 0, 0, 0) for number in range(3000))
     assert set(counts) == set(KERNELS)
     assert all(900 < count < 1100 for count in counts.values())
-
-
-def test_a_resumed_epoch_draws_what_the_whole_one_drew() -> None:
-    """A checkpoint's state says 1.4 epochs; the lot is that of the second one from its start."""
-
-    class State:
-        epoch = 1.4
-
-    lot = KernelLot(KERNELS, 0)
-    EpochOfLot(lot).on_epoch_begin(None, State(), None)
-    assert lot.epoch == 1
-
-
-def test_training_resizes_by_lot_on_the_contracts_grid() -> None:
-    encoder = encoder_of("random-qwen2_5_vl")
-    samples = [table_sample(seed) for seed in range(6)]
-    grid = encoder.contract.grid.within((112, 112))
-    lot = KernelLot(KERNELS, 1)
-    collator = SampleCollator(samples, encoder, "assistant", [grid], lot)
-    batch = collator([{"sample": index, "grid": 0} for index in range(6)])
-    drawn = [lot.draw(sample.id, 0, 0, 0) for sample in samples]
-    assert set(drawn) == set(KERNELS)
-    images = [grid.prepare(s.images[0], k) for s, k in zip(samples, drawn, strict=True)]
-    expected, sizes = encoder._pixels(images)
-    assert np.array_equal(batch["pixel_values"].numpy(), expected)  # type: ignore[arg-type]
-    plain = SampleCollator(samples, encoder, "assistant", [grid])
-    unchanged = plain([{"sample": index, "grid": 0} for index in range(6)])
-    assert np.array_equal(batch["image_grid_thw"].numpy(), unchanged["image_grid_thw"].numpy())
-    assert np.array_equal(batch["input_ids"].numpy(), unchanged["input_ids"].numpy())
-    assert np.array_equal(sizes, unchanged["image_grid_thw"].numpy())  # type: ignore[arg-type]
 
 
 def test_without_the_setting_every_image_is_resized_by_bicubic() -> None:

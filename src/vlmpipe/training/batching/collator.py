@@ -17,41 +17,7 @@ from vlmpipe.training.batching.positions import Positions
 from vlmpipe.training.batching.rows import Row
 from vlmpipe.training.vision_cache.features import ImageFeatures, collate_features
 
-__all__ = ["FeatureSource", "PhaseCollator", "SampleCollator", "pad_batch"]
-
-
-class SampleCollator:
-    """Turns rows `{"sample": index, "grid": index}` into one batch of tensors."""
-
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        encoder: Encoder,
-        scope: LossScope,
-        grids: Sequence[ImageGrid],
-        lot: KernelLot | None = None,
-    ) -> None:
-        self._samples = samples
-        self.tokenizer = encoder.tokenizer
-        self._encoder = encoder
-        self._scope = scope
-        self._grids = grids
-        self._lot = lot
-
-    def __call__(self, rows: Sequence[dict[str, int]]) -> dict[str, Any]:
-        """Batch of B samples padded on the right to T tokens; P patches, N images in all."""
-        encoded = [self._encode(row) for row in rows]
-        return pad_batch(encoded, self._encoder.tokenizer.pad_token_id)
-
-    def _encode(self, row: dict[str, int]) -> Encoded:
-        sample = self._samples[row["sample"]]
-        grid, lot = self._grids[row["grid"]], self._lot
-        places = range(len(sample.images))
-        kernels = (
-            [lot.draw(sample.id, row["grid"], lot.epoch, place) for place in places] if lot else ()
-        )
-        return self._encoder.encode_sample(sample.messages, self._scope, grid, kernels)
-
+__all__ = ["FeatureSource", "PhaseCollator", "pad_batch"]
 
 FeatureSource = Callable[[int, ImageGrid, Sequence[ResizeKernel]], Sequence[ImageFeatures]]
 """Sample, image grid and each image's kernel to its images' features; no image is decoded."""

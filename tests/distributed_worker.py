@@ -93,9 +93,10 @@ def train(model_folder: Path, case: dict[str, Any]) -> dict[str, Any]:
     except StageError as error:
         return {"error": error.message}
     weights = whole_state(trainer.model)
-    total = sum(float(weight.double().abs().sum()) for weight in weights.values())
-    return {"losses": [row[0] for row in watch.rows], "norms": [r[1] for r in watch.rows]} | {
-        "weights": total
+    return {
+        "losses": [loss for loss, _ in watch.rows],
+        "norms": [norm for _, norm in watch.rows],
+        "weights": sum(float(weight.double().abs().sum()) for weight in weights.values()),
     }
 
 

@@ -75,12 +75,16 @@ def spread_like(whole: Any, parameter: Any) -> Any:
 
 
 def whole_state(model: Any) -> dict[str, Any]:
-    """What is trained of a model, by its full names, whole and on the CPU, in every process."""
-    return {
-        name: gathered(parameter)
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
+    """A model's state by its full names, whole and on the CPU, in every process.
+
+    Of a model with an adapter, what is trained; of another one, everything. Names that share a
+    tensor share it here too.
+    """
+    state = model.state_dict(keep_vars=True)
+    if hasattr(model, "get_base_model"):
+        state = {name: tensor for name, tensor in state.items() if tensor.requires_grad}
+    whole = {id(tensor): gathered(tensor) for tensor in state.values()}
+    return {name: whole[id(tensor)] for name, tensor in state.items()}
 
 
 def whole_optimizer_state(optimizer: Any) -> dict[str, Any]:
@@ -116,12 +120,9 @@ def load_adapter_state(model: Any, state: dict[str, Any]) -> None:
 
 
 def load_whole_state(model: Any, state: dict[str, Any]) -> None:
-    """Put weights by their full names into a sharded model."""
-    here = dict(model.named_parameters())
-    model.load_state_dict(
-        {name: spread_like(whole, here[name]) for name, whole in state.items() if name in here},
-        strict=False,
-    )
+    """Put all of a model's weights, by their full names, into it, spread or not."""
+    here = model.state_dict(keep_vars=True)
+    model.load_state_dict({name: spread_like(whole, here[name]) for name, whole in state.items()})
 
 
 def _gathered_or_plain(value: Any) -> Any:

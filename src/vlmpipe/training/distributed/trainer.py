@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+
+from vlmpipe.models.loading import load_model
 from vlmpipe.training.distributed.processes import current_processes
 from vlmpipe.training.distributed.sharding import (
     is_sharded,
@@ -17,7 +20,6 @@ from vlmpipe.training.distributed.sharding import (
 from vlmpipe.training.distributed.soundness import assert_distributed_type
 
 ADAPTER_NAME = "adapter_model.safetensors"
-MODEL_NAME = "model.safetensors"
 OPTIMIZER_NAME = "optimizer.pt"
 SCHEDULER_NAME = "scheduler.pt"
 
@@ -80,17 +82,12 @@ class SharedModelTrainer:
         self.lr_scheduler.load_state_dict(schedule)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if not is_sharded(self.model):
+        checkpoint, adapted = Path(resume_from_checkpoint), hasattr(self.model, "get_base_model")
+        if adapted and not is_sharded(self.model):
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
-            return
-        load_checkpoint(self.model, Path(resume_from_checkpoint))
-
-
-def load_checkpoint(model: Any, checkpoint: Path) -> None:
-    """Put a checkpoint's trained weights into a sharded model, adapter or all."""
-    from safetensors.torch import load_file
-
-    if (checkpoint / ADAPTER_NAME).is_file():
-        load_adapter_state(model, load_file(checkpoint / ADAPTER_NAME))
-    else:
-        load_whole_state(model, load_file(checkpoint / MODEL_NAME))
+        elif adapted:
+            load_adapter_state(self.model, load_file(checkpoint / ADAPTER_NAME))
+        else:
+            # The Trainer's own way takes no notice of names that it does not know, and those that
+            # a checkpoint has are not the model's: nothing would be loaded, without a word.
+            load_whole_state(self.model, load_model(checkpoint).state_dict())

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vlmpipe.errors import StageError
+from vlmpipe.training.audits.untouched import untouched
 
 SPREAD = 0.02
 """Standard deviation of what stands in for B while the gradients are looked at."""
@@ -56,11 +57,7 @@ def audit_gradient_flow(
         StageError: naming trained parameters whose gradient is missing, zero or not finite, and
             frozen ones that have a gradient.
     """
-    import torch
-
-    with random_state_kept(), _modes_kept(model), gradients_kept(model):
-        torch.manual_seed(0)
-        model.train()
+    with untouched(model):
         with _started(_zero_b(model)):
             for batch in batches:
                 with _unconnected_told():
@@ -78,49 +75,6 @@ def audit_gradient_flow(
     trained = sum(each.tensors for each in groups)
     everything = sum(1 for _ in model.parameters())
     return GradientFlow(len(batches), trained, everything - trained, tuple(groups))
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Random generators of torch, NumPy and Python are afterwards what they were."""
-    import random
-
-    import numpy as np
-    import torch
-
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-
-@contextmanager
-def gradients_kept(model: Any) -> Iterator[None]:
-    """No gradient at first; afterwards those that there were."""
-    before = {name: p.grad for name, p in model.named_parameters()}
-    _set_gradients(model, {})
-    try:
-        yield
-    finally:
-        _set_gradients(model, before)
-
-
-def _set_gradients(model: Any, gradients: Mapping[str, Any]) -> None:
-    for name, parameter in model.named_parameters():
-        parameter.grad = gradients.get(name)
-
-
-@contextmanager
-def _modes_kept(model: Any) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from PIL import Image
 
 from model_folders import VISION_MODELS, encoder_of, model_folder, picture, table_sample
@@ -17,6 +18,9 @@ from test_training_vision_cache_features import adapted
 from training_runs import tiny_config
 from vlmpipe.config.train import ResizeKernel
 from vlmpipe.data.images import encode_png
+from vlmpipe.data.rows import features as columns
+from vlmpipe.data.rows import to_row, write_parquet
+from vlmpipe.data.store import load_split
 from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.encoding.images import ImageGrid
 from vlmpipe.errors import BadSamplesError, ConfigError, StageError
@@ -145,14 +149,16 @@ def test_images_are_decoded_in_the_fill_alone(tmp_path: Path) -> None:
     assert [len(used.features_for(index, grid_of())) for index in range(5)] == [1, 1, 1, 1, 2]
 
 
-def test_the_size_is_known_before_anything_is_computed(tmp_path: Path) -> None:
-    for name in VISION_MODELS:
-        used = cache_of(tmp_path / name, name=name)
-        counts = used.fill(rows_of(samples()), grid_of(name), BICUBIC, 0)
-        tokens = [job.key.tokens for job in used.filled]
-        assert counts.bytes == space.bytes_of_features(adapted(name), tokens, None)
-        shards = (tmp_path / name).glob(f"*/*{SUFFIX}")
-        assert counts.bytes == sum(path.stat().st_size for path in shards) - 64
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("name", VISION_MODELS)
+def test_the_size_is_known_before_anything_is_computed(
+    tmp_path: Path, name: str, dtype: Any
+) -> None:
+    used = cache_of(tmp_path, name=name, autocast_dtype=dtype)
+    counts = used.fill(rows_of(samples()), grid_of(name), BICUBIC, 0)
+    tokens = [job.key.tokens for job in used.filled]
+    assert counts.bytes == space.bytes_of_features(adapted(name), tokens, dtype)
+    assert counts.bytes == sum(path.stat().st_size for path in tmp_path.glob(f"*/*{SUFFIX}")) - 64
 
 
 @pytest.mark.parametrize(
@@ -282,6 +288,15 @@ def test_a_bad_image_is_named_by_file_and_line(tmp_path: Path) -> None:
         bad = sample_of(opened, id="17")
         with pytest.raises(BadSamplesError, match=r"17 \(data.jsonl:17\) cannot be used"):
             fill(cache_of(tmp_path, [samples()[0], bad]), [samples()[0], bad])
+
+
+def test_a_bad_image_in_a_prepared_split_is_named_too(tmp_path: Path) -> None:
+    rows = [to_row(sample_of(picture(300, 200), id=str(number)), 1.0) for number in range(3)]
+    rows[1]["pictures"] = [rows[1]["pictures"][0][:200]]
+    write_parquet(Dataset.from_list(rows, features=columns()), tmp_path / "train.parquet")
+    data = load_split(tmp_path, "train")
+    with pytest.raises(BadSamplesError, match=r"1 \(data.jsonl:1\) cannot be used"):
+        fill(cache_of(tmp_path, data), data)
 
 
 class Stored(list[Sample]):
@@ -488,35 +503,55 @@ def test_the_proof_takes_the_smallest_the_largest_and_some_between(tmp_path: Pat
     assert len(spread(used.filled[:1], 4)) == 1
 
 
+def finds_live_features(used: VisionCache, rows: Sequence[Row]) -> bool:
+    found = [
+        pair
+        for row in rows
+        for pair in zip(
+            used.features_for(row.sample, grid_of()),
+            [
+                live(MODEL, each, grid_of(), "bicubic", None)
+                for each in samples()[row.sample].images
+            ],
+            strict=True,
+        )
+    ]
+    return all(same(*pair) for pair in found)
+
+
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 def test_two_processes_fill_together(tmp_path: Path, kind: str) -> None:
-    """The two of them one after the other; at the barrier the other's share is there."""
+    """The second does its part while the first waits at the barrier; each needs what is in the
+    other's share.
+    """
     rows = rows_of(samples())
     one, two = (cache_of(tmp_path, kind=kind) for _ in range(2))
     counts: list[FillCounts] = []
 
     def other() -> None:
         share = Share(1, 2, 2)
-        counts.append(two.fill(rows, grid_of(), BICUBIC, 0, own_rows=rows[1::2], share=share))
+        counts.append(two.fill(rows, grid_of(), BICUBIC, 0, own_rows=rows[::2], share=share))
 
     share = Share(0, 2, 2, barrier=other)
-    counts.append(one.fill(rows, grid_of(), BICUBIC, 0, own_rows=rows[::2], share=share))
-    if kind == "disk":
-        # The image that both shares have may be computed by both.
-        assert sorted(each.computed for each in counts) == [2, 3]
-        assert all(each.hits == 0 or each.hits == 1 for each in counts)
-    else:
-        assert [each.computed for each in counts] == [2, 3]
-    for used, own in ((one, rows[::2]), (two, rows[1::2])):
-        if kind == "disk" and used is two:
-            used.store.refresh()
-        for row in own:
-            for image, found in zip(
-                samples()[row.sample].images,
-                used.features_for(row.sample, grid_of()),
-                strict=True,
-            ):
-                assert same(found, live(MODEL, image, grid_of(), "bicubic", None))
+    counts.append(one.fill(rows, grid_of(), BICUBIC, 0, own_rows=rows[1::2], share=share))
+    computed = {"disk": [2, 3], "memory": [3, 2]}[kind]
+    assert [each.computed for each in counts] == computed
+    assert [each.hits for each in counts] == {"disk": [3, 2], "memory": [0, 0]}[kind]
+    assert [len(used.filled) for used in (two, one)] == [3, 2]
+    assert finds_live_features(one, rows[1::2])
+    assert finds_live_features(two, rows[::2])
+    assert one._reporter.notes == one._reporter.notes[-1:]
+
+
+def test_what_another_process_should_have_computed_and_did_not_is_computed(
+    tmp_path: Path,
+) -> None:
+    """As where the other's device is another one, and its features are in another namespace."""
+    rows = rows_of(samples())
+    used = cache_of(tmp_path)
+    counts = used.fill(rows, grid_of(), BICUBIC, 0, own_rows=rows[1::2], share=Share(0, 2, 2))
+    assert counts.computed == 5
+    assert fill(cache_of(tmp_path)).hits == 5
 
 
 def test_a_tower_in_training_is_refused_with_the_setting(tmp_path: Path) -> None:

@@ -218,16 +218,32 @@ def test_a_damaged_entry_that_is_written_anew_is_found_again(tmp_path: Path) -> 
         assert [is_kept(each, number) for number in range(3)] == [True] * 3
 
 
-def test_an_entry_under_another_key_is_not_taken(tmp_path: Path) -> None:
-    """The header of one entry before the values of another, as a mixed-up copy would have it."""
+def test_entries_that_changed_places_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    """Both are sound, and neither is where its reader found it."""
     path, size = filled(tmp_path), entry_bytes(5, WIDTH, 1, 2)
-    data = bytearray(path.read_bytes())
-    data[64 + size : 64 + size + HEADER_BYTES] = data[64 : 64 + HEADER_BYTES]
-    path.write_bytes(data)
     store = DiskStore(tmp_path, NAMESPACE)
-    assert is_kept(store, 0)
-    assert not is_kept(store, 1)
-    assert is_kept(store, 2)
+    data = path.read_bytes()
+    first, second = data[64 : 64 + size], data[64 + size : 64 + 2 * size]
+    with path.open("r+b") as stream:
+        stream.seek(64)
+        stream.write(second + first)
+    assert [is_kept(store, number) for number in range(3)] == [False, False, True]
+    assert "another image's" in store.take_faults()[0]
+    assert all(is_kept(DiskStore(tmp_path, NAMESPACE), number) for number in range(3))
+
+
+def test_an_entry_under_way_is_neither_there_nor_damaged_until_it_is_whole(tmp_path: Path) -> None:
+    path = filled(tmp_path)
+    data = path.read_bytes()
+    for cut in (len(data) - 100, len(data) - 300):
+        os.truncate(path, cut)
+        store = DiskStore(tmp_path, NAMESPACE)
+        assert not is_kept(store, 2)
+        assert store.take_faults() == []
+        with path.open("ab") as stream:
+            stream.write(data[cut:])
+        store.refresh()
+        assert is_kept(store, 2)
 
 
 def test_a_shard_of_another_namespace_is_not_read(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,12 @@ class FillCounts:
     computed: int = 0
     bytes: int = 0
     """That the computed ones take in the store."""
+
+    def plus(self, other: FillCounts) -> FillCounts:
+        """Both together."""
+        return FillCounts(
+            self.hits + other.hits, self.computed + other.computed, self.bytes + other.bytes
+        )
 
 
 @dataclass(frozen=True)
@@ -121,13 +127,19 @@ class VisionCache:
         """
         share, rows = share or Share(), list(rows)
         refuse_trained_tower(self.model, self.kind)
+        name = f"vision features {label}".strip()
         with self.tower.present():
             self._open()
             own = self._book.jobs_of(rows if own_rows is None else own_rows, grid, lot, phase)
             work = own if self.kind == "memory" else self._share_of(rows, grid, lot, phase, share)
-            counts = self._fill(work, share, f"vision features {label}".strip())
-        share.barrier()
-        self.store.refresh()
+            counts = self._fill(work, share, name)
+            share.barrier()
+            self.store.refresh()
+            done = {job.key for job in work}
+            # Of the others' share: verified, and computed where they could not, for this kind of
+            # device say.
+            rest = [job for job in own if job.key not in done]
+            counts = counts.plus(self._fill(rest, Share(), name))
         self.filled = tuple(own)
         self._tell(counts)
         return counts
@@ -204,7 +216,7 @@ class VisionCache:
         counts = FillCounts(hits=len(jobs) - len(missing))
         for job, image in prepared_ahead(missing, self._book):
             size = self._compute_and_keep(job, image)
-            counts = replace(counts, computed=counts.computed + 1, bytes=counts.bytes + size)
+            counts = counts.plus(FillCounts(computed=1, bytes=size))
             self._reporter.progress(label, counts.computed, len(missing))
         self.store.flush()
         self._reporter.progress_done()
@@ -212,7 +224,7 @@ class VisionCache:
 
     def _missing(self, jobs: Sequence[Job], label: str) -> list[Job]:
         """Jobs whose features are not kept, or not as they were written."""
-        missing = []
+        missing: list[Job] = []
         for done, job in enumerate(jobs, 1):
             if not self._is_kept(job):
                 missing.append(job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -67,17 +67,17 @@ class SampleBook:
             BadSamplesError: when an image cannot be decoded.
         """
         if index not in self._known:
-            with naming(self._origin(index)):
+            with naming(lambda: self._origin(index)):
                 sample = self._samples[index]
                 name = f"{sample.id} ({sample.origin})"
-            with naming(name):
+            with naming(lambda: name):
                 pictures = tuple(pictures_of(self._samples, index, sample.images))
             self._known[index] = KnownSample(sample.id, name, pictures)
         return self._known[index]
 
     def image(self, job: Job) -> Image.Image:
         """The image of a job, in its original size."""
-        with naming(job.name):
+        with naming(lambda: job.name):
             return self._samples[job.sample].images[job.place]
 
     def jobs(self, index: int, grid: ImageGrid, kernels: Sequence[ResizeKernel]) -> list[Job]:
@@ -88,7 +88,7 @@ class SampleBook:
         """
         known = self.known(index)
         chosen: Sequence[ResizeKernel] = kernels or ["bicubic"] * len(known.pictures)
-        with naming(known.name):
+        with naming(lambda: known.name):
             return [
                 Job(index, place, grid, kernel, feature_key(picture, grid, kernel), known.name)
                 for place, (picture, kernel) in enumerate(zip(known.pictures, chosen, strict=True))
@@ -123,7 +123,7 @@ class SampleBook:
 
 
 @contextmanager
-def naming(sample: str) -> Iterator[None]:
+def naming(sample: Callable[[], str]) -> Iterator[None]:
     """Names the sample whose image cannot be used."""
     try:
         yield
@@ -132,7 +132,7 @@ def naming(sample: str) -> Iterator[None]:
     # Pillow's decoders raise nearly everything on damaged files; each means a bad image.
     except Exception as exc:
         raise BadSamplesError(
-            f"an image of training sample {sample} cannot be used: {exc or type(exc).__name__}",
+            f"an image of training sample {sample()} cannot be used: {exc or type(exc).__name__}",
             "mend or remove it in the data's source, then prepare the data again:"
             " `vlmpipe run-all --force setup` with the same options",
         ) from exc
@@ -171,5 +171,5 @@ def pixels_of(encoder: Encoder, prepared: Image.Image) -> tuple[torch.Tensor, to
 
 
 def _prepared(job: Job, image: Image.Image) -> Image.Image:
-    with naming(job.name):
+    with naming(lambda: job.name):
         return job.grid.prepare(image, job.kernel)

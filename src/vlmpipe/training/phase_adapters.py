@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from vlmpipe.errors import ArtifactError
-from vlmpipe.pipeline.files import why_unreadable, write_json
+from vlmpipe.pipeline.files import sync_path, why_unreadable, write_json
 from vlmpipe.training.curriculum import Phase
 
 FOLDER = "phases"
@@ -37,9 +37,12 @@ class PhaseAdapter(BaseModel):
 
 def keep_adapter(folder: Path, phase: Phase, checkpoint: Path) -> None:
     """Copy a finished phase's adapter to where it is published."""
-    kept = folder / FOLDER / _name_of(phase)
+    kept = folder / FOLDER / name_of(phase)
     kept.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(checkpoint / WEIGHTS_NAME, kept / WEIGHTS_NAME)
+    aside = kept / f".{WEIGHTS_NAME}.writing"
+    shutil.copyfile(checkpoint / WEIGHTS_NAME, aside)
+    sync_path(aside)
+    aside.replace(kept / WEIGHTS_NAME)
 
 
 def write_index(folder: Path, phases: Sequence[Phase]) -> None:
@@ -49,7 +52,7 @@ def write_index(folder: Path, phases: Sequence[Phase]) -> None:
             number=phase.number,
             name=phase.name,
             last_step=phase.last_step,
-            folder=FINAL if phase is phases[-1] else f"{FOLDER}/{_name_of(phase)}",
+            folder=FINAL if phase is phases[-1] else f"{FOLDER}/{name_of(phase)}",
         ).model_dump()
         for phase in phases
     ]
@@ -74,5 +77,6 @@ def read_index(folder: Path) -> tuple[PhaseAdapter, ...]:
         ) from exc
 
 
-def _name_of(phase: Phase) -> str:
+def name_of(phase: Phase) -> str:
+    """Of a phase's folder, wherever it has one."""
     return f"{phase.number}_{phase.name}"

@@ -158,6 +158,8 @@ class GuardedSteps:
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Called once a step, after clipping and before the optimiser."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[misc]
+        if hasattr(norm, "full_tensor"):  # of a sharded model: each process holds its part
+            norm = norm.full_tensor()
         losses = self._gathered_losses()
         self._logged = next((loss for loss in losses if not math.isfinite(loss)), None)
         value = 0.0 if norm is None else float(norm)

@@ -13,7 +13,7 @@ from vlmpipe.pipeline.events import Reporter
 from vlmpipe.training.curriculum import Phase
 from vlmpipe.training.watch.rows import append_row, read_rows
 
-__all__ = ["ChosenCheckpoints", "DueCheckpoints", "PhaseMetrics", "append_row", "read_rows"]
+__all__ = ["DueCheckpoints", "PhaseMetrics", "read_rows"]
 
 RATES = ("samples", "tokens", "supervised_tokens")
 """Counts of a step over all processes, as `throughput.CountedSteps` puts them into the logs."""
@@ -42,7 +42,6 @@ class PhaseMetrics(TrainerCallback):
         self._peak = peak_flops
         self._begun = time.perf_counter()
         self._seconds = 1e-9
-        self._tokens = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """What came before is no part of a step."""
@@ -65,7 +64,7 @@ class PhaseMetrics(TrainerCallback):
             "loss": loss,
             "learning_rate": logs.get("learning_rate"),
             "grad_norm": logs.get("grad_norm"),
-            "token_accuracy": logs.get("mean_token_accuracy"),
+            "token_accuracy": _accuracy(logs),
             **self._speed(logs),
         }
         append_row(self._path, {name: value for name, value in row.items() if _is_told(value)})
@@ -78,9 +77,6 @@ class PhaseMetrics(TrainerCallback):
 
     def _speed(self, logs: dict[str, Any]) -> dict[str, float]:
         counts = {name: int(logs[name]) for name in RATES if name in logs}
-        if not counts and "num_tokens" in logs:
-            counts = {"tokens": round(float(logs["num_tokens"]) - self._tokens)}
-            self._tokens = float(logs["num_tokens"])
         rates = {
             f"{name}_per_second": round(count / self._seconds, 3) for name, count in counts.items()
         }
@@ -108,9 +104,7 @@ class PhaseMetrics(TrainerCallback):
 class DueCheckpoints(TrainerCallback):
     """Saves every `save_steps`, at the chosen steps over all phases, and at the phase's end."""
 
-    def __init__(
-        self, phase: Phase, chosen: tuple[int, ...], save_steps: int | None = None
-    ) -> None:
+    def __init__(self, phase: Phase, chosen: tuple[int, ...], save_steps: int | None) -> None:
         self.kept = frozenset(step - phase.first_step for step in chosen)
         """Steps within the phase whose checkpoints stay; see `checkpoints.SafeCheckpoints`."""
 
@@ -126,7 +120,10 @@ class DueCheckpoints(TrainerCallback):
         return control
 
 
-ChosenCheckpoints = DueCheckpoints
+def _accuracy(logs: dict[str, Any]) -> float | None:
+    """Share of supervised positions whose token was the likeliest."""
+    correct, supervised = logs.get("correct_tokens"), logs.get("supervised_tokens")
+    return float(correct) / supervised if correct is not None and supervised else None
 
 
 def _is_told(value: Any) -> bool:

@@ -32,7 +32,7 @@ import torch
 import train_model
 from train_figures import batch_row, figures_of, parts_table, table
 from train_process import Recipe
-from train_runs import Run, fastest, run_ours, run_trl, trl_by_batch
+from train_runs import Run, fastest, our_batches, run_ours, run_trl, trl_by_batch
 from train_setting import circumstances, prepare
 
 HERE = Path(__file__).parent
@@ -48,9 +48,11 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     equal = compare(folder)
     search = trl_by_batch(folder, recipe)
     batch = fastest(search)
+    mean_tokens = setting.tokens / options.samples
+    batches = our_batches(recipe, batch, options.batch_tokens, mean_tokens)
 
     def ours(part: str) -> Run:
-        return run_ours(folder, recipe, part, batch, options.batch_tokens)
+        return run_ours(folder, recipe, part, batches)
 
     pairs = [(run_trl(folder, recipe, batch), ours("all")) for _ in range(options.rounds)]
     parts = {part: ours(part) for part in ALONE} if options.parts else {}
@@ -58,9 +60,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     return {
         **circumstances("train.py"),
         "rounds": options.rounds,
-        "recipe": {**asdict(recipe), "batch_tokens": options.batch_tokens},
+        "recipe": {**asdict(recipe), "ours": asdict(batches)},
         "workload": setting.workload,
-        "shares": train_model.comparison(tokens=round(setting.tokens / options.samples)),
+        "shares": train_model.comparison(tokens=round(mean_tokens)),
         "figures": figures_of(pairs, equal["losses"], setting.needed_s),
         "parts": parts_table(parts, pairs) if parts else [],
         "trl": [batch_row(each) for each in search],

@@ -33,7 +33,7 @@ import torch
 from evaluation_figures import Figure, markdown_table
 from train_figures import batch_row, gpu_figures
 from train_process import Recipe
-from train_runs import fastest, run_ours, run_trl, trl_by_batch
+from train_runs import fastest, our_batches, run_ours, run_trl, trl_by_batch
 from train_setting import circumstances, prepare
 
 RESULTS = Path(__file__).parent / "results/train_gpu.json"
@@ -59,17 +59,19 @@ def measure(shape: str, precision: str, folder: Path, options: argparse.Namespac
         torch.cuda.empty_cache()
     search = trl_by_batch(folder, recipe)
     batch = fastest(search)
+    mean_tokens = setting.tokens / options.samples
+    batches = our_batches(recipe, batch, options.batch_tokens, mean_tokens)
     pairs = []
     for _ in range(options.rounds):
         theirs = run_trl(folder, recipe, batch)
-        pairs.append((theirs, run_ours(folder, recipe, "all", 1, options.batch_tokens)))
+        pairs.append((theirs, run_ours(folder, recipe, "all", batches)))
     goal = MFU_GOAL if (shape, precision) == ("3b", "bf16") else None
     return {
         **circumstances("train_gpu.py"),
         "device": "CPU" if tiny else torch.cuda.get_device_name(),
         "peak_flops": setting.peak_flops,
         "rounds": options.rounds,
-        "recipe": {**asdict(recipe), "batch_tokens": options.batch_tokens},
+        "recipe": {**asdict(recipe), "ours": asdict(batches)},
         "workload": setting.workload,
         "figures": gpu_figures(pairs, setting.tokens, setting.needed_s, goal),
         "trl": [batch_row(each) for each in search],

@@ -74,10 +74,36 @@ def run_trl(folder: Path, recipe: Recipe, batch: int) -> Run:
     return run("train_trl.py", folder, recipe, "--batch", str(batch))
 
 
-def run_ours(folder: Path, recipe: Recipe, part: str, batch: int, batch_tokens: int) -> Run:
+@dataclass(frozen=True)
+class OurBatches:
+    """How vlmpipe's parts put samples together; each step has about the recipe's samples."""
+
+    samples: int
+    """To a forward pass, where neither budget nor packing says otherwise: TRL's fastest."""
+
+    tokens: int
+    """The token budget."""
+
+    accumulation: int
+    """Budgets to a step."""
+
+    def words(self, part: str) -> tuple[str, ...]:
+        """For the program's command line; packing one sample alone would be nothing."""
+        samples = max(self.samples, 2) if part == "packing" else self.samples
+        given = {"part": part, "batch": samples, "batch-tokens": self.tokens,
+                 "accumulation": self.accumulation}  # fmt: skip
+        return tuple(word for name, value in given.items() for word in (f"--{name}", str(value)))
+
+
+def our_batches(recipe: Recipe, samples: int, budget: int, mean_tokens: float) -> OurBatches:
+    """As many budgets to a step as the recipe's samples take on average."""
+    budgets = max(1, round(recipe.samples_a_step * mean_tokens / budget))
+    return OurBatches(samples, budget, budgets)
+
+
+def run_ours(folder: Path, recipe: Recipe, part: str, batches: OurBatches) -> Run:
     """vlmpipe with some of its savings."""
-    words = ("--part", part, "--batch", str(batch), "--batch-tokens", str(batch_tokens))
-    return run("train_ours.py", folder, recipe, *words)
+    return run("train_ours.py", folder, recipe, *batches.words(part))
 
 
 def run(program: str, folder: Path, recipe: Recipe, *words: str) -> Run:

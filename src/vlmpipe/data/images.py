@@ -44,11 +44,15 @@ def encode_png(image: Image.Image) -> bytes:
 
 
 def decode_png(data: bytes) -> Image.Image:
-    """An image that `encode_png` wrote."""
+    """An image that `encode_png` wrote, its pixels decoded when they are first looked at.
+
+    A split is gone through several times before a training for sizes and texts alone.
+    """
     from PIL import Image
 
-    with _large_images_allowed(), Image.open(BytesIO(data), formats=("PNG",)) as image:
-        return image.convert("RGB")
+    with _large_images_allowed():
+        image = Image.open(BytesIO(data), formats=("PNG",))
+        return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _refuse_non_files(path: Path) -> None:

@@ -48,7 +48,7 @@ def load_training(folder: Path) -> TrainingSamples:
 
 
 class SplitSamples(Sequence[Sample]):
-    """A split as a sequence; images are decoded when a sample is asked for.
+    """A split as a sequence; images are decoded when they are looked at.
 
     Can be sent to other processes; each opens the file for itself.
     """
@@ -70,8 +70,11 @@ class SplitSamples(Sequence[Sample]):
         position = index + len(self) if index < 0 else index
         if not 0 <= position < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        group = bisect_right(self._starts, position) - 1
-        return from_row(self._group(group).slice(position - self._starts[group], 1).to_pylist()[0])
+        return from_row(self._row(position))
+
+    def pictures(self, index: int) -> list[bytes]:
+        """A sample's images in order, encoded as they are stored."""
+        return list(self._row(index)["pictures"])
 
     def column(self, name: str) -> list[Any]:
         """`id`, `task`, `difficulty`, `weight` or `origin` of every row; no image is read."""
@@ -101,6 +104,10 @@ class SplitSamples(Sequence[Sample]):
             self._starts.append(self._starts[-1] + self._file.metadata.row_group(group).num_rows)
         self._held: tuple[int, Any] = (-1, None)
 
+    def _row(self, position: int) -> Any:
+        group = bisect_right(self._starts, position) - 1
+        return self._group(group).slice(position - self._starts[group], 1).to_pylist()[0]
+
     def _group(self, group: int) -> Any:
         if self._held[0] != group:
             self._held = (group, self._file.read_row_group(group))
@@ -123,13 +130,22 @@ class TrainingSamples(Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
-        place = index + len(self) if index < 0 else index
-        for part in self.parts:
-            if 0 <= place < len(part):
-                return part[place]
-            place -= len(part)
-        raise IndexError(f"sample {index} of {len(self)}")
+        part, place = self._place(index)
+        return part[place]
+
+    def pictures(self, index: int) -> list[bytes]:
+        """As `SplitSamples.pictures`."""
+        part, place = self._place(index)
+        return part.pictures(place)
 
     def column(self, name: str) -> list[Any]:
         """As `SplitSamples.column`, of all files."""
         return [value for part in self.parts for value in part.column(name)]
+
+    def _place(self, index: int) -> tuple[SplitSamples, int]:
+        place = index + len(self) if index < 0 else index
+        for part in self.parts:
+            if 0 <= place < len(part):
+                return part, place
+            place -= len(part)
+        raise IndexError(f"sample {index} of {len(self)}")

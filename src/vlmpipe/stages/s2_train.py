@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from vlmpipe.data.store import load_split
+from vlmpipe.data.store import load_split, load_training
 from vlmpipe.models.base import read_base
 from vlmpipe.pipeline import Outcome, Stage, StageContext
 
@@ -17,7 +17,7 @@ def run(context: StageContext) -> Outcome:
     from vlmpipe.training.run import TrainingData, train
 
     setup = context.upstream["setup"]
-    samples = load_split(setup / "data", "train")
+    samples = load_training(setup / "data")
     data = TrainingData(
         train=samples,
         heldout=load_split(setup / "data", "heldout"),

@@ -68,7 +68,7 @@ def main(model_folder: Path, cases: list[dict[str, Any]]) -> None:
         for case in cases:
             seen = train(model_folder, case)
             if current_processes().is_first:
-                print(json.dumps(seen), flush=True)
+                sys.stdout.write(f"{json.dumps(seen)}\n")
 
 
 def train(model_folder: Path, case: dict[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,11 @@ import os
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryFile
 
 HERE = Path(__file__).resolve().parent
-PATIENCE_S = 240
+PATIENCE_S = 540
 """A process that hangs fails its test."""
 
 
@@ -22,32 +22,25 @@ def launched(
     if processes > 1:
         common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         common |= {"WORLD_SIZE": str(processes)}
-    running = [_start(argv, common, rank) for rank in range(processes)]
-    return [_end(argv, *each) for each in running]
+
+    def one(rank: int) -> subprocess.CompletedProcess[str]:
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
+        return subprocess.run(
+            argv,
+            env={**common, **place},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+        )
+
+    with ThreadPoolExecutor(processes) as pool:
+        return list(pool.map(one, range(processes)))
 
 
 def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _start(argv, common, rank):
-    out, err = TemporaryFile("w+"), TemporaryFile("w+")
-    place = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if "WORLD_SIZE" in common else {}
-    process = subprocess.Popen(argv, env={**common, **place}, stdout=out, stderr=err)
-    return process, out, err
-
-
-def _end(argv, process, out, err):
-    try:
-        code = process.wait(PATIENCE_S)
-    finally:
-        process.kill()
-    texts = []
-    for stream in (out, err):
-        stream.seek(0)
-        texts.append(stream.read())
-        stream.close()
-    return subprocess.CompletedProcess(argv, code, *texts)

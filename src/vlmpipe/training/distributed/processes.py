@@ -128,14 +128,14 @@ def join(place: Place) -> Processes:
         backend = "cpu:gloo,cuda:nccl"
     try:
         dist.init_process_group(backend, timeout=TRAINING_PATIENCE)
-    except (dist.DistError, RuntimeError, ValueError) as exc:
+        group = dist.new_group(backend="gloo", timeout=WORD_PATIENCE)
+    except (RuntimeError, ValueError) as exc:  # torch's DistErrors are RuntimeErrors
         raise StageError(
             f"process {place.rank} of {place.world} did not meet the others:"
             f" {str(exc).splitlines()[0]}",
             "start every process, on every machine, within half an hour",
             "let MASTER_ADDR:MASTER_PORT of process 0 be reachable from all machines",
         ) from exc
-    group = dist.new_group(backend="gloo", timeout=WORD_PATIENCE)
     return _become(Processes(place, sharing, group))
 
 

@@ -19,7 +19,11 @@ MARGIN = 0.1
 """Share of the free memory that a proposal leaves alone: allocators fragment, and the line through
 a few steps is not the step itself."""
 
-MOST_TRIALS = 6
+FORESEEN_MARGIN = 0.05
+"""The same where a batch is tried or not by the line alone: less than a proposal leaves, so that
+what was proposed is never refused for a rounding."""
+
+MOST_TRIALS = 8
 NEAR = 0.9
 """A proposal is measured unless a step nearly as large was."""
 
@@ -47,7 +51,10 @@ class Measuring:
     @property
     def limit(self) -> float:
         """Bytes that a proposal may take."""
-        return self.room() * (1 - MARGIN) - self.reserve_bytes
+        return self._within(MARGIN)
+
+    def _within(self, margin: float) -> float:
+        return self.room() * (1 - margin) - self.reserve_bytes
 
     def fits(self, batch: Batch) -> bool:
         """Try a micro-batch: whether it fits, beside what is kept for the optimiser."""
@@ -69,13 +76,16 @@ class Measuring:
         # Nothing in a step grows faster than attention's scores, which are quadratic.
         smallest = self.trials[0]
         steepest = smallest.peak_bytes * (load.places / smallest.load.places) ** 2
-        if steepest <= self.limit:
+        if steepest <= self._within(FORESEEN_MARGIN):
             return True
-        middle = case.batch_within(math.sqrt(smallest.load.places * load.places))
-        if case.load_of(middle).places > smallest.load.places and not self.fits(middle):
-            return False
+        self._try_within(math.sqrt(smallest.load.places * load.places))
         fit = fit_memory(self.trials)
-        return fit is None or fit.predict(load) <= self.limit
+        while fit is not None and fit.predict(load) > self._within(FORESEEN_MARGIN):
+            # A line through small steps overstates large ones: nearer ones, which fit by it, tell.
+            if self._tried >= MOST_TRIALS or not self._try_within(self._proposed(fit)):
+                return False
+            fit = fit_memory(self.trials)
+        return load.places < self._ceiling
 
     def fit(self, others: Sequence[Trial] = ()) -> MemoryFit | None:
         """The line through what was measured, closer and closer to what just fits.
@@ -84,21 +94,29 @@ class Measuring:
         """
         if not self.trials and not self.fits(self.case.rows[:1]):
             return fit_memory(others)
-        ceiling = min((load.places for load in self.too_much), default=math.inf)
-        largest = max(trial.load.places for trial in self.trials)
-        if len(self.trials) == 1 and math.isfinite(ceiling):
-            self._try_within(math.sqrt(largest * ceiling))
-        while len(self.trials) + len(self.too_much) < MOST_TRIALS:
+        while self._tried < MOST_TRIALS:
             found = fit_memory([*self.trials, *others])
-            if found is None or not self._try_within(self._proposed(found)):
+            places = self._between() if found is None else self._proposed(found)
+            if not self._try_within(places):
                 break
         return fit_memory([*self.trials, *others])
 
+    @property
+    def _tried(self) -> int:
+        return len(self.trials) + len(self.too_much)
+
+    @property
+    def _ceiling(self) -> float:
+        """Places of the smallest batch that was too much."""
+        return min((load.places for load in self.too_much), default=math.inf)
+
+    def _between(self) -> float:
+        """Half way, in ratio, from what fits to what does not."""
+        return math.sqrt(max(trial.load.places for trial in self.trials) * self._ceiling)
+
     def _proposed(self, fit: MemoryFit) -> float:
-        ceiling = min((load.places for load in self.too_much), default=math.inf)
-        return min(
-            fit.places_within(self.limit, image_share(self.case, self.case.phase.grid)), ceiling - 1
-        )
+        share = image_share(self.case, self.case.phase.grid)
+        return min(fit.places_within(self.limit, share), self._ceiling - 1)
 
     def _try_within(self, places: float) -> bool:
         """Try the phase's own samples at about that size; False where that tells nothing new."""

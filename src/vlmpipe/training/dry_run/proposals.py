@@ -58,12 +58,14 @@ class Bounds:
         )
 
     def _most_samples(self, grid: ImageGrid) -> int | None:
-        sizes = range(self.case.rule.batch_size, 0, -1)
+        sizes = range(self.case.rule.batch_size - 1, 0, -1)
         return next((size for size in sizes if self._hold(self._of_samples(grid, size))), None)
 
     def _most_tokens(self, grid: ImageGrid) -> int | None:
         """None where the longest sample is longer: it would go alone, and not fit."""
         places = self.fit.places_within(self.limit, image_share(self.case, grid))
+        if self.case.rule.batch_tokens is not None:
+            places = min(places, self.case.rule.batch_tokens - 1)
         tokens = places // TOKENS_STEP * TOKENS_STEP
         return tokens if tokens >= self._of_samples(grid, 1).places else None
 

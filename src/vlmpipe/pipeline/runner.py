@@ -198,6 +198,7 @@ class Runner:
                     log_path=self.log_path(stage),
                     log=log,
                     reporter=self.reporter,
+                    forced=stage.name in self._to_force,
                 )
             )
         seconds = time.monotonic() - started

@@ -56,6 +56,8 @@ class StageContext:
     log_path: Path
     log: logging.Logger
     reporter: Reporter
+    forced: bool = False
+    """`--force` was given: nothing is to be taken over from an earlier version."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ def run(context: StageContext) -> Outcome:
     if context.config.train.expandable_segments:
         # Images of many sizes fragment CUDA's fixed segments; must be set before CUDA starts.
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    from vlmpipe.training.phase_fingerprints import data_digest
     from vlmpipe.training.run import TrainingData, train
 
     setup = context.upstream["setup"]
@@ -22,6 +23,7 @@ def run(context: StageContext) -> Outcome:
         train=samples,
         heldout=load_split(setup / "data", "heldout"),
         weights=samples.column("weight"),
+        digest=data_digest(setup / "data"),
     )
     return train(context, read_base(setup), data)
 

@@ -25,6 +25,8 @@ class TrainingData:
     train: Sequence[Sample]
     heldout: Sequence[Sample]
     weights: Sequence[float]
+    digest: str | None = None
+    """sha256 over the prepared data; without it no phase of an earlier training is taken over."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,9 @@ from vlmpipe.training.distributed.assembly import together
 from vlmpipe.training.distributed.processes import current_processes
 from vlmpipe.training.distributed.sharding import shard_model
 from vlmpipe.training.distributed.soundness import refuse_unsound
-from vlmpipe.training.handing_on import drop_phases, hand_on, is_finished
+from vlmpipe.training.handing_on import WORK_NAME, drop_phases, hand_on, is_finished
+from vlmpipe.training.phase_fingerprints import evaluated_on, phase_fingerprints
+from vlmpipe.training.phase_states import find_reusable, take_over
 from vlmpipe.training.preparation import Preparation, TrainingData, prepare, repacked
 from vlmpipe.training.session import TrainingSession, autocast_dtype
 from vlmpipe.training.startup import audit_gradients, prove, ready_model
@@ -80,6 +82,7 @@ def _train(context: StageContext, base: BaseModelFolder, data: TrainingData) -> 
         ),
     )
     if not is_finished(context.folder):
+        _take_over_phases(context, session, base, data)
         ready_model(session)
         proofs = {"gradient_flow": audit_gradients(session), **prove(session)}
         if processes.is_first:
@@ -94,6 +97,31 @@ def _train(context: StageContext, base: BaseModelFolder, data: TrainingData) -> 
     if processes.is_first:
         drop_phases(context.folder)
     return _outcome(session, census)
+
+
+def _take_over_phases(
+    context: StageContext, session: TrainingSession, base: BaseModelFolder, data: TrainingData
+) -> None:
+    """Begin after the phases that an earlier training of this run has done just so."""
+    if data.digest is None or session.config.train.method == "full":
+        return
+    session.fingerprints = phase_fingerprints(
+        session.config,
+        session.preparation,
+        base=base.digest,
+        data=data.digest,
+        dtype=session.dtype,
+    )
+    work = session.folder / WORK_NAME
+    if session.processes.is_first and not context.forced and not work.exists():
+        reusable = find_reusable(session.folder, session.fingerprints[:-1])
+        for line in reusable.lines():
+            session.reporter.note(line)
+        contract = session.encoder.contract
+        take_over(
+            reusable, session.folder, work, session.phases, evaluated_on=evaluated_on(contract)
+        )
+    session.processes.barrier()
 
 
 def load_trainable(config: Config, base: BaseModelFolder, dtype: str) -> tuple[Any, Census]:

@@ -31,19 +31,18 @@ from vlmpipe.training.checkpoints import (
 from vlmpipe.training.curriculum import Phase
 from vlmpipe.training.distributed.processes import Processes, current_processes
 from vlmpipe.training.evaluate import mean_loss
+from vlmpipe.training.handing_on import METRICS_NAME, WORK_NAME
 from vlmpipe.training.interrupts import StopRequest, interruption
 from vlmpipe.training.optimizer import set_learning_rate
-from vlmpipe.training.phase_adapters import keep_adapter
+from vlmpipe.training.phase_adapters import keep_adapter, name_of
+from vlmpipe.training.phase_fingerprints import evaluated_on
+from vlmpipe.training.phase_states import keep_phase_state
 from vlmpipe.training.phase_trainer import PhaseTrainer, PhaseWork
 from vlmpipe.training.preparation import Preparation
 from vlmpipe.training.vision_cache.cache import Share, VisionCache
 from vlmpipe.training.vision_cache.proof import prove_cached_equals_live
 from vlmpipe.training.watch.rows import append_row, forget_rows_after
 from vlmpipe.training.watchmen import Watchmen
-
-METRICS_NAME = "metrics.jsonl"
-WORK_NAME = "in_training"
-"""Checkpoints of every phase, while there is something to resume."""
 
 
 @dataclass
@@ -60,6 +59,10 @@ class TrainingSession:
     folder: Path
     reporter: Reporter
     cache: VisionCache | None = None
+    fingerprints: Sequence[str] = ()
+    """Of the phases, in order; empty where no state of a phase is to be kept for another training.
+    """
+
     processes: Processes = field(default_factory=current_processes)
     optimizer: Any = None
 
@@ -92,7 +95,7 @@ class TrainingSession:
 
     def phase_folder(self, phase: Phase) -> Path:
         """Where a phase keeps its checkpoints."""
-        return self.folder / WORK_NAME / f"{phase.number}_{phase.name}"
+        return self.folder / WORK_NAME / name_of(phase)
 
     @property
     def device(self) -> Any:
@@ -230,8 +233,20 @@ class TrainingSession:
             followed = phase is not self.phases[-1]
             if followed and checkpoint is not None and self.config.train.method != "full":
                 keep_adapter(self.folder, phase, checkpoint)
+                self._keep_state(phase, checkpoint)
             write_text(folder / "finished", f"{phase.last_step}\n")
         self.processes.barrier()
+
+    def _keep_state(self, phase: Phase, checkpoint: Path) -> None:
+        if self.fingerprints and self.config.train.keep_phase_states:
+            keep_phase_state(
+                self.folder,
+                phase,
+                checkpoint,
+                self.fingerprints[phase.number],
+                metrics=self.metrics_path,
+                evaluated_on=evaluated_on(self.encoder.contract),
+            )
 
     def is_finished(self, phase: Phase) -> bool:
         """Whether nothing of a phase is left to do."""

@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from model_folders import encoder_of, model_folder
-from training_runs import base_of, samples_for, tiny_config
+from training_runs import base_of, run_training, samples_for, tiny_config
 from vlmpipe.config import Config
 from vlmpipe.errors import ConfigError
 from vlmpipe.models.families import FAMILIES
 from vlmpipe.models.loading import load_model
+from vlmpipe.pipeline.events import SilentReporter
 from vlmpipe.training.adapter import (
     adapted_modules,
     expected_adapter_parameters,
@@ -26,6 +27,8 @@ from vlmpipe.training.adapter import (
 from vlmpipe.training.batching.collator import pad_batch
 from vlmpipe.training.curriculum import unfreezing
 from vlmpipe.training.optimizer import set_learning_rate, training_optimizer
+from vlmpipe.training.phase_adapters import read_index
+from vlmpipe.training.watch.callbacks import read_rows
 
 NAME = "random-qwen2_5_vl"
 FAMILY = FAMILIES["qwen2_5_vl"]
@@ -184,7 +187,15 @@ def test_a_schedule_that_was_killed_between_two_phases_goes_on_to_the_same_weigh
     rest = [again.phase(number) for number in range(killed_after + 1, 3)]
     assert rest == losses[killed_after + 1 :]
     expected, found = whole.model.state_dict(), again.model.state_dict()
+    merger = [name for name in expected if ".merger.modules_to_save" in name]
+    base = load_model(model_folder(NAME)).state_dict()
+    assert any(not torch.equal(expected[n], base[in_the_base(n)]) for n in merger)
     assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+def in_the_base(name: str) -> str:
+    copied = name.removeprefix("base_model.model.")
+    return copied.replace(".modules_to_save.default.", ".")
 
 
 def test_a_part_that_opens_leaves_the_moments_of_the_others_and_begins_its_own(
@@ -213,3 +224,62 @@ def test_what_a_phase_left_closed_is_saved_as_the_base_holds_it(tmp_path: Path) 
     assert copies
     for key, value in copies.items():
         assert torch.equal(value, base[key.removeprefix("base_model.model.")]), key
+
+
+@pytest.mark.slow
+def test_a_training_that_was_killed_late_in_its_schedule_ends_as_if_it_had_not(
+    tmp_path: Path,
+) -> None:
+    """In the third phase, after a checkpoint of its own: two phases are taken up as finished."""
+    sections = [{**section, "max_steps": 2} for section in SCHEDULE]
+    config = config_of(
+        curriculum=sections,
+        checkpoint_steps=[1, 3, 5],
+        lora={"r": 4, "alpha": 8, "dropout": 0.0, "plus_ratio": 8, "dora": True},
+    )
+    run_training(NAME, tmp_path / "whole", config)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(NAME, tmp_path / "cut", config, reporter=InterruptAt(5))
+    run_training(NAME, tmp_path / "cut", config)
+    losses = [
+        [row["loss"] for row in read_rows(tmp_path / name / "metrics.jsonl") if "loss" in row]
+        for name in ("whole", "cut")
+    ]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 6
+    found = [
+        load_file(str(tmp_path / name / "adapter/adapter_model.safetensors"))
+        for name in ("whole", "cut")
+    ]
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[1][key], value) for key, value in found[0].items())
+    opened = changed_by_phase(tmp_path / "whole")
+    assert opened == [set(), {"merger"}, {"merger", "blocks"}]
+
+
+def changed_by_phase(folder: Path) -> list[set[str]]:
+    """Parts of the tower that are not the base's, as each phase left them."""
+    base = load_model(model_folder(NAME)).state_dict()
+    found = []
+    for phase in read_index(folder):
+        saved = load_file(str(folder / phase.folder / "adapter_model.safetensors"))
+        names = {key.removeprefix("base_model.model."): value for key, value in saved.items()}
+        found.append(
+            {
+                name.split(".")[2]
+                for name, value in names.items()
+                if name.startswith("model.visual.") and not torch.equal(value, base[name])
+            }
+        )
+    return found
+
+
+class InterruptAt(SilentReporter):
+    """Stops a training between two steps, with nothing saved since."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def progress(self, label: str, done: float, total: float | None, **fields: str) -> None:
+        if done == self.step:
+            raise KeyboardInterrupt

@@ -44,7 +44,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Everything, from writing the model to the last part."""
     recipe = Recipe(epochs=options.epochs)
     torch.set_num_threads(recipe.threads or 1)
-    setting = prepare(folder, recipe, options.samples, "small", "mixed")
+    workload = "tiny" if options.shape == "tiny" else "mixed"
+    setting = prepare(folder, recipe, options.samples, options.shape, workload)
     equal = compare(folder)
     search = trl_by_batch(folder, recipe)
     batch = fastest(search)
@@ -62,7 +63,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "rounds": options.rounds,
         "recipe": {**asdict(recipe), "ours": asdict(batches)},
         "workload": setting.workload,
-        "shares": train_model.comparison(tokens=round(mean_tokens)),
+        "shares": train_model.comparison(options.shape, tokens=round(mean_tokens)),
         "figures": figures_of(pairs, equal["losses"], setting.needed_s),
         "parts": parts_table(parts, pairs) if parts else [],
         "trl": [batch_row(each) for each in search],
@@ -94,16 +95,20 @@ def main() -> None:
         "--no-parts", dest="parts", action="store_false", help="leave the table of parts out"
     )
     parser.add_argument("--quick", action="store_true", help="one round, 16 samples, two epochs")
+    parser.add_argument("--shape", choices=("small", "tiny"), default="small",
+                        help="tiny: only to see all of it run; writes no results")  # fmt: skip
     parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, help="default: those of this repository")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.rounds, arguments.samples, arguments.epochs = 1, 16, 2
     with tempfile.TemporaryDirectory(prefix="bench-train-", dir=arguments.folder) as folder:
         results = measure(Path(folder), arguments)
-    arguments.results.parent.mkdir(exist_ok=True)
-    arguments.results.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    arguments.results.with_suffix(".md").write_text(table(results), encoding="utf-8")
+    target = arguments.results or (RESULTS if arguments.shape == "small" else None)
+    if target:
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        target.with_suffix(".md").write_text(table(results), encoding="utf-8")
     print(table(results))
 
 

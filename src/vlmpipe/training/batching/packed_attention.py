@@ -12,8 +12,6 @@ from vlmpipe.config import Config
 from vlmpipe.errors import StageError
 
 PACKED_SDPA = "vlmpipe_packed_sdpa"
-PACKED_KEYS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
-"""What a packed batch says of its samples, in the names of transformers' varlen attention."""
 
 
 def packing_for(config: Config, model: Any) -> tuple[bool, str]:
@@ -45,7 +43,6 @@ def install_packed_attention(model: Any) -> None:
         AttentionInterface.register(PACKED_SDPA, packed_sdpa)
         AttentionMaskInterface.register(PACKED_SDPA, packed_mask)
         decoder.config._attn_implementation = PACKED_SDPA
-    _keep_from_tower(model)
 
 
 def packed_mask(*, allow_is_causal_skip: bool = True, **kwargs: Any) -> Any:
@@ -170,17 +167,3 @@ def _obstacle(decoder: Any) -> str | None:
         others = ", ".join(sorted(layers - {"full_attention"}))
         return f"the model has layers of {others}"
     return None
-
-
-def _keep_from_tower(model: Any) -> None:
-    """transformers hands every keyword to the tower too, which has lengths of its own by the same
-    names: with FlashAttention it would fail over them.
-    """
-    towers = [each.visual for each in model.modules() if hasattr(type(each), "get_rope_index")]
-    for tower in towers:
-        if _without_packing not in tower._forward_pre_hooks.values():
-            tower.register_forward_pre_hook(_without_packing, with_kwargs=True)
-
-
-def _without_packing(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    return args, {key: value for key, value in kwargs.items() if key not in PACKED_KEYS}

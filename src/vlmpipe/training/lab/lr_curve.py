@@ -1,0 +1,134 @@
+"""A learning-rate range test: the ramp, and what its loss curve says.
+
+Smith, Cyclical Learning Rates for Training Neural Networks (WACV 2017, arXiv 1506.01186): the rate
+rises from step to step, and where the loss falls, and then rises, shows which rates will do. The
+rate is taken where the smoothed loss falls fastest, fastai's `steep`; beside it is given the middle
+of the longest falling stretch, which its `valley` takes as well. That one lies too low where an
+adapter begins with B = 0: the loss creeps down long before a rate does any work.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+WINDOW = 5
+"""Steps that are averaged, those after a step as well as those before: a mean of past steps alone
+would put each fall at a rate that is too high."""
+
+DIVERGED = 4.0
+"""A smoothed loss this many times the best one ends the ramp, as in fastai's `lr_find`."""
+
+LEAST_FALL = 0.03
+"""Share of the first loss that must be gained before a curve is said to have a minimum."""
+
+NOISE_FACTOR = 3.0
+"""The fall must be this many times the standard error of a smoothed loss."""
+
+
+def ramp(start: float, stop: float, steps: int) -> list[float]:
+    """Rates in equal ratios from `start` to `stop`, both included."""
+    return [float(rate) for rate in np.geomspace(start, stop, steps)]
+
+
+def smoothed(losses: Sequence[float]) -> list[float]:
+    """Centred running means over `WINDOW` steps; fewer at the ends."""
+    half = WINDOW // 2
+    return [
+        float(np.mean(losses[max(0, place - half) : place + half + 1]))
+        for place in range(len(losses))
+    ]
+
+
+def has_diverged(losses: Sequence[float]) -> bool:
+    """Whether the loss is no number, or the mean of the last steps is far above the best one."""
+    if not losses or not math.isfinite(losses[-1]):
+        return bool(losses)
+    if len(losses) < 2 * WINDOW:
+        return False
+    means = [float(np.mean(losses[end - WINDOW : end])) for end in range(WINDOW, len(losses) + 1)]
+    return means[-1] > DIVERGED * min(means)
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What a curve says."""
+
+    learning_rate: float | None
+    """None where the curve has no minimum that can be told from noise."""
+
+    reason: str
+    valley: float | None = None
+    """Middle of the longest falling stretch: the careful choice."""
+
+    minimum: float | None = None
+    """Rate at the lowest smoothed loss: already too high to train with."""
+
+
+def suggest(rates: Sequence[float], losses: Sequence[float]) -> Suggestion:
+    """Choose a rate from a ramp's curve; `losses[i]` is the one that followed a step at `rates[i]`.
+
+    Losses that are no numbers must have been left out.
+    """
+    if len(losses) < 2 * WINDOW:
+        return Suggestion(
+            None, f"only {len(losses)} steps before the loss diverged: begin lower, or take more"
+        )
+    curve = smoothed(losses)
+    lowest = int(np.argmin(curve))
+    obstacle = _obstacle(rates, losses, curve, lowest)
+    if obstacle:
+        return Suggestion(None, obstacle)
+    slopes = np.gradient(curve[: lowest + 1], np.log(rates[: lowest + 1]))
+    steepest = int(np.argmin(slopes))
+    first, last = _longest_fall(curve[: lowest + 1])
+    return Suggestion(
+        rates[steepest],
+        f"the smoothed loss falls fastest here, by {-slopes[steepest] * math.log(10):.3g} nats a"
+        f" token for a tenfold rate, on its way from {curve[0]:.3g} to {curve[lowest]:.3g}; from"
+        f" {rates[lowest]:.2g} on it rises",
+        valley=rates[first + (last - first) // 2],
+        minimum=rates[lowest],
+    )
+
+
+def _obstacle(
+    rates: Sequence[float], losses: Sequence[float], curve: Sequence[float], lowest: int
+) -> str | None:
+    """Why no rate can be read off; None where one can."""
+    fall, noise = curve[0] - curve[lowest], _noise(losses)
+    if fall <= max(LEAST_FALL * abs(curve[0]), NOISE_FACTOR * noise):
+        return (
+            f"no rate from {rates[0]:.2g} to {rates[-1]:.2g} lowered the loss by more than noise:"
+            f" it fell by {max(fall, 0):.3g} of {curve[0]:.3g} nats a token at best, and one smoothed"
+            f" value is uncertain by {noise:.2g}"
+        )
+    if lowest >= len(curve) - 1 - WINDOW // 2:
+        return (
+            f"the loss still falls at {rates[-1]:.2g}, the end of the ramp: where it rises, and what"
+            " is too much, was not seen"
+        )
+    return None
+
+
+def _noise(losses: Sequence[float]) -> float:
+    """Standard error of a mean over `WINDOW` steps, from the ramp's first third, where rates are
+    too low to change much: from differences of neighbours, so that a slope is no noise.
+    """
+    early = np.asarray(losses[: max(WINDOW, len(losses) // 3)])
+    return float(np.diff(early).std() / math.sqrt(2) / math.sqrt(WINDOW))
+
+
+def _longest_fall(curve: Sequence[float]) -> tuple[int, int]:
+    """Ends of the longest decreasing subsequence, as places in the curve."""
+    length = [1] * len(curve)
+    start = list(range(len(curve)))
+    for place in range(len(curve)):
+        for before in range(place):
+            if curve[place] < curve[before] and length[before] + 1 > length[place]:
+                length[place], start[place] = length[before] + 1, start[before]
+    last = int(np.argmax(length))
+    return start[last], last

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from test_training_session import SignalAt, steps_of
 from training_runs import run_training, tiny_config
 from vlmpipe.config import Config
-from vlmpipe.training.watch.callbacks import read_rows
+from vlmpipe.training.watch.rows import read_rows
 
 MODEL = "random-qwen2_5_vl"
 KERNELS = ["bicubic", "llama_cpp", "bilinear"]

@@ -20,7 +20,7 @@ from vlmpipe.config import Config
 from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.errors import StageError
 from vlmpipe.pipeline.events import SilentReporter
-from vlmpipe.training.watch.callbacks import read_rows
+from vlmpipe.training.watch.rows import read_rows
 
 NAME = "random-qwen2_5_vl"
 SETTINGS: dict[str, Any] = {

@@ -23,7 +23,9 @@ from vlmpipe.models.loading import load_model, load_tokenizer
 from vlmpipe.pipeline.events import SilentReporter
 from vlmpipe.training.batching.collator import pad_batch
 from vlmpipe.training.phase_adapters import read_index
-from vlmpipe.training.watch.callbacks import read_rows
+from vlmpipe.training.phase_trainer import PhaseTrainer
+from vlmpipe.training.vision_cache.tower import unwrapped
+from vlmpipe.training.watch.rows import read_rows
 
 
 def steps_of(folder: Path) -> list[dict[str, Any]]:
@@ -255,3 +257,29 @@ def test_full_training_writes_a_model_that_loads(tmp_path: Path) -> None:
     changed = {name for (name, a), (_, b) in pairs if not torch.equal(a, b)}
     assert changed
     assert not any("visual" in name for name in changed)
+
+
+@pytest.mark.slow
+def test_a_frozen_tower_gets_no_backward_pass_under_gradient_checkpointing(tmp_path: Path) -> None:
+    watched: list[bool] = []
+
+    config = tiny_config(method="lora", gradient_checkpointing=True)
+    with pytest.MonkeyPatch.context() as patched:
+        plain = PhaseTrainer.compute_loss
+
+        def seen(self: PhaseTrainer, model: Any, *args: Any, **kwargs: Any) -> Any:
+            tower = unwrapped(model).model.visual
+
+            def note(_m: Any, _i: Any, output: Any) -> None:
+                watched.append(output.requires_grad)
+
+            handle = tower.patch_embed.register_forward_hook(note)
+            try:
+                return plain(self, model, *args, **kwargs)
+            finally:
+                handle.remove()
+
+        patched.setattr(PhaseTrainer, "compute_loss", seen)
+        run_training("random-qwen2_5_vl", tmp_path / "v001", config)
+    assert watched
+    assert not any(watched)

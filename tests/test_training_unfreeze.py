@@ -28,7 +28,7 @@ from vlmpipe.training.batching.collator import pad_batch
 from vlmpipe.training.curriculum import unfreezing
 from vlmpipe.training.optimizer import set_learning_rate, training_optimizer
 from vlmpipe.training.phase_adapters import read_index
-from vlmpipe.training.watch.callbacks import read_rows
+from vlmpipe.training.watch.rows import read_rows
 
 NAME = "random-qwen2_5_vl"
 FAMILY = FAMILIES["qwen2_5_vl"]

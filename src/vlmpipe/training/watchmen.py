@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.training.batching.plan import BatchPlan
 from vlmpipe.training.curriculum import Phase
+from vlmpipe.training.input_gradients import WithoutInputGradients
 from vlmpipe.training.interrupts import StopRequest, StopWhenAsked
 from vlmpipe.training.vision_cache.cache import VisionCache
 from vlmpipe.training.watch.anomalies import AnomalyWatch
@@ -58,6 +59,7 @@ class Watchmen:
         cache = session.cache_of(phase)
         if cache:
             callbacks.append(TowerAway(cache))
+        callbacks.append(WithoutInputGradients())
         callbacks.append(StopWhenAsked(request, session.processes))
 
         def kept() -> frozenset[int]:
@@ -83,7 +85,9 @@ def _guard(session: TrainingSession, phase: Phase, plan: BatchPlan) -> StepGuard
 
     def micro_batches(step: int) -> list[list[Sample]]:
         batches = plan.batches[step * to_a_step : (step + 1) * to_a_step]
-        return [[session.samples[row.sample] for row in batch] for batch in batches]
+        return [
+            [session.samples[row.sample] for row in batch if not row.muted] for batch in batches
+        ]
 
     return StepGuard(
         phase,

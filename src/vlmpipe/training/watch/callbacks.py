@@ -11,9 +11,7 @@ from transformers import TrainerCallback
 
 from vlmpipe.pipeline.events import Reporter
 from vlmpipe.training.curriculum import Phase
-from vlmpipe.training.watch.rows import append_row, read_rows
-
-__all__ = ["DueCheckpoints", "PhaseMetrics", "read_rows"]
+from vlmpipe.training.watch.rows import append_row
 
 RATES = ("samples", "tokens", "supervised_tokens")
 """Counts of a step over all processes, as `throughput.CountedSteps` puts them into the logs."""

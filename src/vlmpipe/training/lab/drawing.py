@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from vlmpipe.evaluation.report.plots import COLOURS
 from vlmpipe.pipeline.files import write_bytes
 from vlmpipe.training.lab.lr_curve import Suggestion, smoothed
+from vlmpipe.training.lab.sweep_rows import TrialRow, is_smaller_better
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,6 +42,39 @@ def draw_lr_curve(
         axes.legend(frameon=False, loc="lower left", fontsize=8)
 
     return _saved(path, (7.2, 4.0), draw)
+
+
+def draw_sweep(path: Path, rows: Sequence[TrialRow], metric: str) -> bool:
+    """Each setting's metric with its interval, best on top, seeds beside each other; False where
+    nothing can draw, or no trial has a metric.
+    """
+    measured = [row for row in rows if row.metric is not None]
+    if not measured:
+        return False
+    labels = list(dict.fromkeys(row.label for row in measured))
+    seeds = list(dict.fromkeys(row.seed for row in sorted(measured, key=lambda row: row.number)))
+
+    def draw(axes: Axes) -> None:
+        for row in measured:
+            place, value = seeds.index(row.seed), float(row.metric or 0)
+            height = labels.index(row.label) + (place - (len(seeds) - 1) / 2) * 0.6 / len(seeds)
+            colour = COLOURS[place % len(COLOURS)]
+            if row.interval:
+                axes.plot(row.interval, (height, height), color=colour, linewidth=1.5, alpha=0.6)
+            label = f"seed {row.seed}" if len(seeds) > 1 else ""
+            axes.plot(value, height, "o", color=colour, markersize=5, label=label)
+        axes.set_yticks(range(len(labels)), labels, fontsize=8)
+        axes.set_ylim(len(labels) - 0.4, -0.6)
+        better = "smaller" if is_smaller_better(metric) else "larger"
+        axes.set(xlabel=f"{metric} ({better} is better; bars: 95 %, over samples)")
+        if len(seeds) > 1:
+            handles, names = axes.get_legend_handles_labels()
+            known = dict(zip(names, handles, strict=True))
+            axes.figure.legend(
+                known.values(), known.keys(), frameon=False, ncols=6, loc="outside upper left"
+            )
+
+    return _saved(path, (7.2, 1.4 + 0.42 * len(labels)), draw)
 
 
 def _mark_rates(axes: Axes, suggestion: Suggestion) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ STILL_FALLING = 0.1
 RESTLESS_SHARE, RESTLESS_RISE = 0.3, 0.05
 """The same samples in each step, without dropout: so many steps that rise by so much, of the last
 half, are those of a rate that jumps over the minimum."""
+
+TOO_HIGH = "the learning rate is too high"
 
 SAME_LOSS = 1e-3
 """Relative; two losses nearer than that are of a model that does not see what differs."""
@@ -132,10 +135,9 @@ def _no_number(found: Evidence, rate: float) -> Finding | None:
     )
     at_once = bad.number == 1
     return Finding(
-        "a number overflows before anything is learned"
-        if at_once
-        else "the learning rate is too high",
-        f"at step {bad.number} the loss is {bad.loss} and the gradient's norm {bad.grad_norm}{course}",
+        "numbers overflow before anything is learned" if at_once else TOO_HIGH,
+        f"at step {bad.number} the loss is {bad.loss} and the gradient's norm {bad.grad_norm},"
+        f"{course or ' at the first step'}",
         ("train in a wider precision: model.dtype=float32",)
         if at_once
         else (_lower(rate), "or clip gradients sooner: train.max_grad_norm=0.3"),
@@ -148,7 +150,7 @@ def _exploded(found: Evidence, rate: float) -> Finding | None:
         return None
     lowest = min(found.steps, key=lambda step: step.loss)
     return Finding(
-        "the learning rate is too high",
+        TOO_HIGH,
         f"the loss rose from {first:.4g} to {last:.4g}; it was lowest, {lowest.loss:.4g}, at step"
         f" {lowest.number}, and the gradient's norm went from {found.steps[0].grad_norm:.2g} to"
         f" {found.steps[-1].grad_norm:.2g}",
@@ -181,9 +183,9 @@ def _flat(found: Evidence, rate: float) -> Finding | None:
     reach = f"{needed:,.0f} steps" if needed < 1e7 else "without end"
     return Finding(
         "the learning rate is too low",
-        f"the loss went from {first:.4g} to {last:.4g} in {len(found.steps)} steps at rate {rate:g};"
-        f" at that pace the limit of {found.limit:g} takes {reach}, though there are gradients: their"
-        f" norm was {norms[len(norms) // 2]:.2g} ({norms[0]:.2g} to {norms[-1]:.2g})",
+        f"the loss went from {first:.4g} to {last:.4g} in {len(found.steps)} steps at rate"
+        f" {rate:g}; at that pace the limit of {found.limit:g} takes {reach}. There are gradients:"
+        f" their norm was {norms[len(norms) // 2]:.2g} ({norms[0]:.2g} to {norms[-1]:.2g})",
         (f"raise it: train.learning_rate={min(rate * 10, 1):g}", _look()),
     )
 
@@ -192,11 +194,11 @@ def _restless(found: Evidence, rate: float) -> Finding | None:
     last = [step.loss for step in found.steps[len(found.steps) // 2 :]]
     if len(last) < 8 or found.loss <= found.limit:
         return None
-    rises = [b / a - 1 for a, b in zip(last, last[1:], strict=False) if b > (1 + RESTLESS_RISE) * a]
+    rises = [b / a - 1 for a, b in itertools.pairwise(last) if b > (1 + RESTLESS_RISE) * a]
     if len(rises) < RESTLESS_SHARE * (len(last) - 1):
         return None
     return Finding(
-        "the learning rate is too high",
+        TOO_HIGH,
         f"each step sees the same samples, and yet {len(rises)} of the last {len(last) - 1} raised"
         f" the loss by more than {RESTLESS_RISE:.0%}, the worst by {max(rises):.0%}",
         (_lower(rate), _look()),

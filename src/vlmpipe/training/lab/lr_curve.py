@@ -103,13 +103,13 @@ def _obstacle(
     if fall <= max(LEAST_FALL * abs(curve[0]), NOISE_FACTOR * noise):
         return (
             f"no rate from {rates[0]:.2g} to {rates[-1]:.2g} lowered the loss by more than noise:"
-            f" it fell by {max(fall, 0):.3g} of {curve[0]:.3g} nats a token at best, and one smoothed"
+            f" it fell by {max(fall, 0):.3g} of {curve[0]:.3g} nats a token at best, and a smoothed"
             f" value is uncertain by {noise:.2g}"
         )
     if lowest >= len(curve) - 1 - WINDOW // 2:
         return (
-            f"the loss still falls at {rates[-1]:.2g}, the end of the ramp: where it rises, and what"
-            " is too much, was not seen"
+            f"the loss still falls at {rates[-1]:.2g}, the end of the ramp: where it rises was not"
+            f" seen; go further: --to {min(rates[-1] * 100, 10):g}"
         )
     return None
 

@@ -21,7 +21,6 @@ from vlmpipe.training.lab.steps import Step
 from vlmpipe.training.lab.trial import Observer, train_watched
 from vlmpipe.training.preparation import TrainingData
 
-LAB_FOLDER = "lab"
 FOLDER_NAME = "lr_find"
 
 

@@ -20,8 +20,10 @@ def try_batch(case: PhaseCase, batch: Batch, model: Any, device: Any) -> Trial |
     """
     load = case.load_of(batch)
     try:
+        # Before the measurement: a vision cache that is not filled yet runs the tower for it.
+        tensors = case.collate(batch)
         with untouched(model), peak_memory(device) as peak:
-            case.step(case.collate(batch))
+            case.step(tensors)
     except (RuntimeError, MemoryError) as exc:
         if not is_out_of_memory(exc):
             raise

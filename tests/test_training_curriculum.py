@@ -96,3 +96,27 @@ def test_text_only_models_train_in_one_phase() -> None:
 def test_weights_repeat_samples_relative_to_the_smallest() -> None:
     weights = [1.0, 1.0, 2.0, 1.5, 1.5]
     assert repeat_by_weight(range(5), weights) == (0, 1, 2, 2, 3, 4, 4)
+
+
+def test_epochs_are_turned_into_steps_by_whoever_plans_the_batches() -> None:
+    asked: list[tuple[tuple[int, ...], tuple[int, int] | None, float]] = []
+
+    def seven(indices: Sequence[int], grid: ImageGrid, epochs: float) -> int:
+        asked.append((tuple(indices), grid.max_size, epochs))
+        return 7
+
+    sections = [{**EASY, "epochs": 1.5}, {**HARD, "max_steps": 2}]
+    config = TrainConfig.model_validate({"curriculum": sections})
+    ones = [1.0] * len(DIFFICULTIES)
+    parts = plan_phases(config, DIFFICULTIES, ones, GRID, has_vision=True, steps_for_epochs=seven)
+    assert [phase.steps for phase in parts] == [7, 2]
+    assert asked == [((0, 1), (168, 168), 1.5)]
+
+
+def test_a_phase_trains_what_it_opens_and_what_those_before_it_opened() -> None:
+    sections = [EASY, {**HARD, "unfreeze": ["last_blocks:1"]}, {**HARD, "name": "again"}]
+    parts = phases(sections, unfreeze=["merger"], max_steps=3)
+    opened = ("merger", "last_blocks:1")
+    assert [phase.unfreeze for phase in parts] == [("merger",), opened, opened]
+    (only,) = phases([], unfreeze=["merger"], max_steps=3)
+    assert only.unfreeze == ("merger",)

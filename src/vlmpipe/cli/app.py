@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from vlmpipe import __version__
-from vlmpipe.cli import config, data, gguf, review
+from vlmpipe.cli import audit, config, data, gguf, lab, review
 from vlmpipe.cli.compare import compare
 from vlmpipe.cli.console import print_error
 from vlmpipe.cli.evaluate import evaluate
@@ -24,6 +24,7 @@ from vlmpipe.cli.run_all import run_all
 from vlmpipe.cli.serve import serve
 from vlmpipe.cli.stage import SUMMARIES, stage_command
 from vlmpipe.cli.status import status
+from vlmpipe.cli.train import train
 from vlmpipe.errors import ConfigError, InterruptError, StageError, VlmpipeError
 from vlmpipe.pipeline.failures import is_disk_full
 
@@ -34,7 +35,7 @@ app = typer.Typer(
 )
 app.command("run-all")(run_all)
 for _name in SUMMARIES:
-    app.command(_name)(stage_command(_name))
+    app.command(_name)(train if _name == "train" else stage_command(_name))
 app.command()(evaluate)
 app.command()(judge)
 app.command()(report)
@@ -42,6 +43,8 @@ app.command()(serve)
 app.command()(status)
 app.command()(compare)
 app.command("prepare-image")(prepare_image)
+app.add_typer(audit.app, name="audit")
+app.add_typer(lab.app, name="lab")
 app.add_typer(review.app, name="review")
 app.add_typer(gguf.app, name="gguf")
 app.add_typer(data.app, name="data")

@@ -25,8 +25,12 @@ DIVERGED = 4.0
 LEAST_FALL = 0.03
 """Share of the first loss that must be gained before a curve is said to have a minimum."""
 
-NOISE_FACTOR = 3.0
-"""The fall must be this many times the standard error of a smoothed loss."""
+NOISE_FACTOR = 5.0
+"""The fall must be this many times the standard error of a smoothed loss: of some tens of them the
+lowest lies two or three below the mean by chance, and the error itself is estimated."""
+
+BEGUN = 0.1
+"""Share of the fall; before it, and where the curve is at its lowest, no slope is looked at."""
 
 
 def ramp(start: float, stop: float, steps: int) -> list[float]:
@@ -82,14 +86,15 @@ def suggest(rates: Sequence[float], losses: Sequence[float]) -> Suggestion:
     obstacle = _obstacle(rates, losses, curve, lowest)
     if obstacle:
         return Suggestion(None, obstacle)
-    slopes = np.gradient(curve[: lowest + 1], np.log(rates[: lowest + 1]))
-    steepest = int(np.argmin(slopes))
+    slopes = np.gradient(smoothed(curve), np.log10(rates))
+    begun = _begun(losses, curve, lowest)
+    steepest = begun + int(np.argmin(slopes[begun : lowest + 1]))
     first, last = _longest_fall(curve[: lowest + 1])
     return Suggestion(
         rates[steepest],
-        f"the smoothed loss falls fastest here, by {-slopes[steepest] * math.log(10):.3g} nats a"
-        f" token for a tenfold rate, on its way from {curve[0]:.3g} to {curve[lowest]:.3g}; from"
-        f" {rates[lowest]:.2g} on it rises",
+        f"the smoothed loss falls fastest here, by {-slopes[steepest]:.3g} nats a"
+        f" token for a tenfold rate, on its way from {_start(losses):.3g} to {curve[lowest]:.3g};"
+        f" from {rates[lowest]:.2g} on it rises",
         valley=rates[first + (last - first) // 2],
         minimum=rates[lowest],
     )
@@ -99,11 +104,12 @@ def _obstacle(
     rates: Sequence[float], losses: Sequence[float], curve: Sequence[float], lowest: int
 ) -> str | None:
     """Why no rate can be read off; None where one can."""
-    fall, noise = curve[0] - curve[lowest], _noise(losses)
-    if fall <= max(LEAST_FALL * abs(curve[0]), NOISE_FACTOR * noise):
+    first, noise = _start(losses), _noise(losses)
+    fall = first - curve[lowest]
+    if lowest < WINDOW or fall <= max(LEAST_FALL * abs(first), NOISE_FACTOR * noise):
         return (
             f"no rate from {rates[0]:.2g} to {rates[-1]:.2g} lowered the loss by more than noise:"
-            f" it fell by {max(fall, 0):.3g} of {curve[0]:.3g} nats a token at best, and a smoothed"
+            f" it fell by {max(fall, 0):.3g} of {first:.3g} nats a token at best, and a smoothed"
             f" value is uncertain by {noise:.2g}"
         )
     if lowest >= len(curve) - 1 - WINDOW // 2:
@@ -114,11 +120,22 @@ def _obstacle(
     return None
 
 
+def _start(losses: Sequence[float]) -> float:
+    """Where the curve begins: a mean over the ramp's first sixth, since one batch says little."""
+    return float(np.mean(losses[: max(WINDOW, len(losses) // 6)]))
+
+
+def _begun(losses: Sequence[float], curve: Sequence[float], lowest: int) -> int:
+    """The last place before the minimum that has not fallen yet to speak of."""
+    level = _start(losses) - BEGUN * (_start(losses) - curve[lowest])
+    return max((place for place in range(lowest) if curve[place] >= level), default=0)
+
+
 def _noise(losses: Sequence[float]) -> float:
-    """Standard error of a mean over `WINDOW` steps, from the ramp's first third, where rates are
-    too low to change much: from differences of neighbours, so that a slope is no noise.
+    """Standard error of a mean over `WINDOW` steps, from the ramp's first half, where rates
+    change little: from differences of neighbours, so that a slope is no noise.
     """
-    early = np.asarray(losses[: max(WINDOW, len(losses) // 3)])
+    early = np.asarray(losses[: max(WINDOW, len(losses) // 2)])
     return float(np.diff(early).std() / math.sqrt(2) / math.sqrt(WINDOW))
 
 

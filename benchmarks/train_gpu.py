@@ -1,4 +1,4 @@
-"""vlmpipe against plain TRL on a GPU, at the real shapes of Qwen2.5-VL-3B and -7B.
+r"""vlmpipe against plain TRL on a GPU, at the real shapes of Qwen2.5-VL-3B and -7B.
 
     make bench-train-gpu       (or: python benchmarks/train_gpu.py --shape 3b --precision bf16)
 
@@ -11,13 +11,16 @@ matrix product on this GPU.
 Cases that are not run keep what the results file says of them. Without a GPU it says so and
 ends well; `--shape tiny` runs the same code on a CPU, in a minute, to no other end.
 
-Beside torch with CUDA it needs transformers, peft, accelerate, pyarrow and what vlmpipe declares
-itself, TRL, datasets (with dill and multiprocess) and, for NF4, bitsandbytes. On a machine that
-reaches no package registry they can be carried as wheels: `pip download --no-deps
---only-binary=:all: -d wheels trl==1.16.0 datasets==5.2.0 dill multiprocess xxhash pydantic
-pydantic-core annotated-types typing-inspection ruamel.yaml bitsandbytes==0.50.2` elsewhere, with
-`--python-version` and `--platform` of that machine; there `pip install --no-index --no-deps
---target site wheels/*.whl`, and `PYTHONPATH=site:src python benchmarks/train_gpu.py`.
+Beside torch with CUDA it needs transformers, peft, accelerate, pyarrow, tensorboard, what vlmpipe
+itself declares, TRL, datasets (with dill and multiprocess) and, for NF4, bitsandbytes. On a machine
+that reaches no package registry they can be carried as wheels, fetched elsewhere with that
+machine's `--python-version` and `--platform`:
+
+    pip download --no-deps --only-binary=:all: -d wheels transformers==5.23.0 trl==1.16.0 \
+        datasets==5.2.0 dill multiprocess xxhash pydantic pydantic-core annotated-types \
+        typing-inspection ruamel.yaml bitsandbytes==0.50.2
+    pip install --no-index --no-deps --target site wheels/*.whl                    (there)
+    PYTHONPATH=site:src python benchmarks/train_gpu.py --shape 3b --precision bf16  (there)
 """
 
 from __future__ import annotations
@@ -73,7 +76,7 @@ def measure(shape: str, precision: str, folder: Path, options: argparse.Namespac
         "rounds": options.rounds,
         "recipe": {**asdict(recipe), "ours": asdict(batches)},
         "workload": setting.workload,
-        "figures": gpu_figures(pairs, setting.tokens, setting.needed_s, goal),
+        "figures": gpu_figures(pairs, mean_tokens, setting.needed_s, goal),
         "trl": [batch_row(each) for each in search],
         "runs": [asdict(each) for pair in pairs for each in pair],
     }

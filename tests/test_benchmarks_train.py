@@ -144,6 +144,19 @@ def test_figures_say_when_a_goal_is_missed() -> None:
     assert all(figures[name]["met"] for name in figures if "fp32 loss" in name)
 
 
+def test_speed_counts_the_samples_that_were_trained() -> None:
+    from train_figures import figures_of, gpu_figures, parts_table
+
+    pairs = [(run_of(side="trl"), run_of(samples=120))]  # a plan's last step is filled up
+    assert figures_of(pairs, losses_of(8.0), 0.1)["samples/s"]["value"] == 1.25
+    found = gpu_figures(pairs, 2000.0, 0.1, 0.45)
+    assert found["tokens/s"]["value"] == 1.25
+    assert found["tokens/s of ours"]["value"] == 5000.0
+    assert not found["MFU of ours"]["met"]
+    rows = {row["part"]: row for row in parts_table({"none": run_of()}, pairs)}
+    assert rows["all"]["over_trl"] == rows["all"]["over_none"] == 1.25
+
+
 def test_one_sample_with_another_loss_misses_the_goal() -> None:
     from train_figures import figures_of
 

@@ -88,7 +88,7 @@ def main() -> None:
     """Run, print, and write the results beside this file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--samples", type=int, default=24)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-tokens", type=int, default=1280, help="our token budget")
     parser.add_argument(

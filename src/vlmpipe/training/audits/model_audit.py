@@ -27,6 +27,7 @@ from vlmpipe.training.batching.packed_attention import install_packed_attention,
 from vlmpipe.training.batching.positions import positions_for
 from vlmpipe.training.batching.rows import Row
 from vlmpipe.training.curriculum import Phase
+from vlmpipe.training.input_gradients import drop_input_gradients
 from vlmpipe.training.loss.supervised_head import install_supervised_head
 from vlmpipe.training.preparation import Preparation, TrainingData, prepare, repacked
 from vlmpipe.training.run import load_trainable
@@ -179,6 +180,7 @@ class _Audits:
         install_supervised_head(unwrapped(model))
         if self.config.train.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
+            drop_input_gradients(model)
         first = preparation.phases[0]
         seen = next((sample for sample in self._some(first) if sample.images), None)
         if seen is not None:

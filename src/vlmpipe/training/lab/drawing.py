@@ -51,11 +51,13 @@ def draw_sweep(path: Path, rows: Sequence[TrialRow], metric: str) -> bool:
     measured = [row for row in rows if row.metric is not None]
     if not measured:
         return False
-    labels = list(dict.fromkeys(row.label for row in measured))
+    labels = _by_mean(measured, metric)
     seeds = list(dict.fromkeys(row.seed for row in sorted(measured, key=lambda row: row.number)))
+    # In the order of their first trial, drawn and named alike.
+    drawn = sorted(measured, key=lambda row: seeds.index(row.seed))
 
     def draw(axes: Axes) -> None:
-        for row in measured:
+        for row in drawn:
             place, value = seeds.index(row.seed), float(row.metric or 0)
             height = labels.index(row.label) + (place - (len(seeds) - 1) / 2) * 0.6 / len(seeds)
             colour = COLOURS[place % len(COLOURS)]
@@ -75,6 +77,15 @@ def draw_sweep(path: Path, rows: Sequence[TrialRow], metric: str) -> bool:
             )
 
     return _saved(path, (7.2, 1.4 + 0.42 * len(labels)), draw)
+
+
+def _by_mean(rows: Sequence[TrialRow], metric: str) -> list[str]:
+    """Settings, the best on average first."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        values.setdefault(row.label, []).append(float(row.metric or 0))
+    means = {label: sum(own) / len(own) for label, own in values.items()}
+    return sorted(means, key=lambda label: means[label], reverse=not is_smaller_better(metric))
 
 
 def _mark_rates(axes: Axes, suggestion: Suggestion) -> None:

@@ -353,12 +353,13 @@ def test_a_plain_head_that_would_not_fit_is_measured_on_fewer_tokens(
 ) -> None:
     model = wide_model()
     whole = measure_head_memory(model, tokens=1000, supervised=50, dtype="float32")
-    free = 2 * 20 * model.config.vocab_size * 250
+    # 38 MB of logits: up to 32 MiB glibc may keep what was freed, and a measurement counts it.
+    free = 2 * 20 * model.config.vocab_size * 600
     monkeypatch.setattr("vlmpipe.training.loss.head_memory._free_bytes", lambda device: free)
     scaled = measure_head_memory(model, tokens=1000, supervised=50, dtype="float32")
-    assert (scaled.measured_tokens, scaled.is_scaled) == (250, True)
+    assert (scaled.measured_tokens, scaled.is_scaled) == (600, True)
     assert scaled.plain_bytes == pytest.approx(whole.plain_bytes, rel=0.15)
-    assert "scaled from 250 tokens" in scaled.told()
+    assert "scaled from 600 tokens" in scaled.told()
 
 
 def wide_model() -> Any:

@@ -37,6 +37,8 @@ OTHER_COMMANDS = [
     "status",
     "compare",
     "prepare-image",
+    "audit",
+    "lab",
     "review",
     "gguf",
     "data",

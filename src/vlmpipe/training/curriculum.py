@@ -89,6 +89,11 @@ def plan_phases(
     ]
 
 
+def of_different_parts(phases: Sequence[Phase]) -> list[Phase]:
+    """The first of the phases that train the same parts."""
+    return list({phase.unfreeze: phase for phase in reversed(phases)}.values())[::-1]
+
+
 def unfreezing(config: TrainConfig, *, has_vision: bool) -> list[tuple[str, ...]]:
     """Parts of the tower that are open in each phase: what was opened once stays open."""
     opened = dict.fromkeys(config.unfreeze)

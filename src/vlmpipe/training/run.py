@@ -33,7 +33,7 @@ from vlmpipe.training.phase_fingerprints import evaluated_on, phase_fingerprints
 from vlmpipe.training.phase_states import find_reusable, take_over
 from vlmpipe.training.preparation import Preparation, TrainingData, prepare, repacked
 from vlmpipe.training.session import TrainingSession, autocast_dtype
-from vlmpipe.training.startup import audit_gradients, prove, ready_model
+from vlmpipe.training.startup import prove, ready_model
 from vlmpipe.training.vision_cache.cache import open_vision_cache
 from vlmpipe.training.watch.rows import read_rows
 
@@ -65,7 +65,8 @@ def _train(context: StageContext, base: BaseModelFolder, data: TrainingData) -> 
     model, census = load_trainable(config, base, dtype)
     packed, why = packing_for(config, model)
     preparation = repacked(preparation, packed, base, data)
-    audits = _audit_samples(preparation, base, data, model)
+    images = _audit_images(preparation, base, data, model)
+    audits = _audit_masks(preparation, data)
     announce(context, base, census, audits, preparation, why)
     session = TrainingSession(
         model=model,
@@ -84,11 +85,9 @@ def _train(context: StageContext, base: BaseModelFolder, data: TrainingData) -> 
     if not is_finished(context.folder):
         _take_over_phases(context, session, base, data)
         ready_model(session)
-        proofs = {"gradient_flow": audit_gradients(session), **prove(session)}
+        found = _audit_json(census, audits, preparation) | images | prove(session, census)
         if processes.is_first:
-            write_json(
-                context.folder / "audit.json", _audit_json(census, audits, preparation) | proofs
-            )
+            write_json(context.folder / "audit.json", found)
         if processes.world > 1 and processes.sharing.strategy == "fsdp2":
             reshard = processes.sharing.reshard_after_forward
             shard_model(model, base.family, reshard_after_forward=reshard)
@@ -139,18 +138,26 @@ def load_trainable(config: Config, base: BaseModelFolder, dtype: str) -> tuple[A
     return model, take_census(model, base.family, train_config, layers, quantized)
 
 
-def _audit_samples(
+def _audit_images(
     preparation: Preparation, base: BaseModelFolder, data: TrainingData, model: Any
-) -> list[MaskAudit]:
+) -> dict[str, Any]:
+    """Image tokens of every sample at every size, and the tower's rows for one of them."""
+    if not base.family.has_vision:
+        return {}
     encoder, phases = preparation.encoder, preparation.phases
+    grids = list(dict.fromkeys(phase.grid for phase in phases))
+    tokens = audit_image_tokens(data.train, preparation.batching.lengths, encoder, grids)
+    seen = next((sample for sample in _some(data.train, phases[0]) if sample.images), None)
+    rows = audit_tower(model, seen, encoder, phases[0].grid) if seen else 0
+    return {"image_tokens": {**tokens.as_json(), "tower_rows": rows}}
+
+
+def _audit_masks(preparation: Preparation, data: TrainingData) -> list[MaskAudit]:
     scope = preparation.batching.config.train.loss.scope
-    if base.family.has_vision:
-        grids = list(dict.fromkeys(phase.grid for phase in phases))
-        audit_image_tokens(data.train, preparation.batching.lengths, encoder, grids)
-        seen = next((s for s in _some(data.train, phases[0]) if s.images), None)
-        if seen is not None:
-            audit_tower(model, seen, encoder, phases[0].grid)
-    return [audit_masks(_some(data.train, each), encoder, scope, each.grid) for each in phases]
+    return [
+        audit_masks(_some(data.train, phase), preparation.encoder, scope, phase.grid)
+        for phase in preparation.phases
+    ]
 
 
 def _some(samples: Sequence[Sample], phase: Phase) -> list[Sample]:

@@ -6,17 +6,20 @@ import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vlmpipe.config.train import TrainConfig
 from vlmpipe.encoding.encoder import IGNORED
 from vlmpipe.models.families import Family
 from vlmpipe.training.adapter import open_parts
+from vlmpipe.training.audits.batches import audit_batch
+from vlmpipe.training.audits.census import Census, take_census
 from vlmpipe.training.audits.gradient_flow import audit_gradient_flow
 from vlmpipe.training.batching.packed_attention import install_packed_attention
 from vlmpipe.training.batching.packing_proof import prove_packing
 from vlmpipe.training.batching.rows import Row
-from vlmpipe.training.curriculum import Phase
+from vlmpipe.training.curriculum import Phase, of_different_parts
 from vlmpipe.training.dry_run.cases import PhaseCase
 from vlmpipe.training.dry_run.run import dry_run
 from vlmpipe.training.input_gradients import drop_input_gradients
@@ -73,7 +76,7 @@ def ready_model(session: TrainingSession) -> None:
         drop_input_gradients(session.model)
 
 
-def prove(session: TrainingSession) -> dict[str, Any]:
+def prove(session: TrainingSession, census: Census) -> dict[str, Any]:
     """Run every proof, and a step on the worst batch of each phase that is still to be trained.
 
     Returns what was found, as plain values. The model is left as it was.
@@ -84,21 +87,17 @@ def prove(session: TrainingSession) -> dict[str, Any]:
     phases = [phase for phase in session.phases if not session.is_finished(phase)]
     if not phases:
         return {}
-    open_parts(session.model, session.family, phases[0].unfreeze)
     with session.tower_present(), _quick_collections():
+        for phase in phases:
+            _audit_largest(session, phase)
+        found = {"gradient_flow": _audit_gradients(session, phases, census)}
+        open_parts(session.model, session.family, phases[0].unfreeze)
         return {
+            **found,
             "packing": _prove_packing(session, phases[0]),
             **_prove_loss(session, phases[0]),
             "dry_run": _dry_run(session, phases),
         }
-
-
-def audit_gradients(session: TrainingSession) -> dict[str, Any]:
-    """Send the first phase's shortest samples through the model, and look at every gradient."""
-    phase = session.phases[0]
-    collator = session.collator(phase)
-    batches = [collator(row) for row in _shortest(session, phase)]
-    return audit_gradient_flow(session.model, batches, trial_step(session)).as_json()
 
 
 @contextmanager
@@ -110,6 +109,28 @@ def _quick_collections() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+def _audit_largest(session: TrainingSession, phase: Phase) -> None:
+    plan = session.preparation.plan(phase)
+    batch = session.collator(phase)(plan.batches[plan.largest])
+    audit_batch(batch, session.encoder, f"phase {phase.name}")
+
+
+def _audit_gradients(
+    session: TrainingSession, phases: list[Phase], census: Census
+) -> dict[str, Any]:
+    """Look at every gradient, once for each set of parts that phases open."""
+    config, flows = session.config.train, {}
+    names = census.targets.names if census.targets else ()
+    for phase in of_different_parts(phases):
+        open_parts(session.model, session.family, phase.unfreeze)
+        quantized, parts = census.quantized_linears, phase.unfreeze
+        take_census(session.model, session.family, config, names, quantized, parts)
+        batches = [session.collator(phase)(row) for row in _shortest(session, phase)]
+        flow = audit_gradient_flow(session.model, batches, trial_step(session))
+        flows[phase.name] = flow.as_json()
+    return flows
 
 
 def trial_step(session: TrainingSession) -> TrialStep:
@@ -171,6 +192,7 @@ def _dry_run(session: TrainingSession, phases: list[Phase]) -> dict[str, Any]:
             batching.lengths,
             session.collator(phase),
             trial_step(session),
+            enter=partial(open_parts, session.model, session.family, phase.unfreeze),
         )
         for phase in phases
     ]

@@ -26,7 +26,7 @@ from vlmpipe.training.batching.collator import PhaseCollator
 from vlmpipe.training.batching.packed_attention import install_packed_attention, packing_for
 from vlmpipe.training.batching.positions import positions_for
 from vlmpipe.training.batching.rows import Row
-from vlmpipe.training.curriculum import Phase
+from vlmpipe.training.curriculum import Phase, of_different_parts
 from vlmpipe.training.input_gradients import drop_input_gradients
 from vlmpipe.training.loss.supervised_head import install_supervised_head
 from vlmpipe.training.preparation import Preparation, TrainingData, prepare, repacked
@@ -189,7 +189,7 @@ class _Audits:
         for phase in preparation.phases:
             name = f"largest batch of phase {phase.name}"
             self.check(name, self._batch, model, preparation, phase)
-        for phase in _of_different_parts(preparation.phases):
+        for phase in of_different_parts(preparation.phases):
             name = f"gradients of phase {phase.name}"
             self.check(name, self._gradients, model, preparation, phase)
 
@@ -238,11 +238,6 @@ class _Audits:
         indices = list(dict.fromkeys(phase.indices))
         stride = -(-len(indices) // MASKED_SAMPLES)
         return [self.data.train[index] for index in indices[::stride]]
-
-
-def _of_different_parts(phases: Sequence[Phase]) -> list[Phase]:
-    """The first of the phases that train the same parts."""
-    return list({phase.unfreeze: phase for phase in reversed(phases)}.values())[::-1]
 
 
 def _texts(check: Check) -> Sequence[str]:

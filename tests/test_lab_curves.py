@@ -111,6 +111,14 @@ def test_a_loss_that_explodes_overflows_or_jumps_is_a_rate_too_high() -> None:
     assert causes([math.nan]) == ["numbers overflow before anything is learned"]
 
 
+def test_an_adapter_thrown_far_is_a_rate_too_high_though_it_sees_no_images() -> None:
+    losses = [8.6, 3.7, 6.3, 3.4, *[1.2 - place / 1000 for place in range(30)]]
+    course = [Step(n, loss, 2500 if n == 3 else 9, 0.1) for n, loss in enumerate(losses, 1)]
+    (found,) = find_causes(Evidence(course, 0.02, 1.17, blank_loss=1.17), TrainConfig())
+    assert found.cause == "the learning rate is too high"
+    assert "2.5e+03" in found.evidence
+
+
 def test_a_loss_that_still_falls_is_given_the_steps_that_it_needs() -> None:
     (found,) = findings(FALLING)
     assert found.cause == "too few steps"

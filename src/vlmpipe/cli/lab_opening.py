@@ -58,7 +58,8 @@ def run_setup(config: Config, store: RunStore, reporter: RichReporter) -> Path:
     runner = Runner(STAGES, config, store, reporter, run_options(request, sys.argv))
     (result,) = runner.run()
     stage = next(stage for stage in STAGES if stage.name == "setup")
-    return store.version(stage, result.version).folder
+    folder: Path = store.version(stage, result.version).folder
+    return folder
 
 
 def command() -> str:

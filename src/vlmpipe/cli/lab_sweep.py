@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from vlmpipe.training.lab.sweep_noise import SettingMean
     from vlmpipe.training.lab.sweep_rows import TrialRow
 
+PLAIN: dict[str, Any] = {
+    "title_justify": "left",
+    "box": None,
+    "padding": (0, 1),
+    "pad_edge": False,
+}
+"""Frames would leave no room for settings on a narrow terminal."""
+
 
 def sweep(
     file: Annotated[Path, typer.Argument(help="Such as configs/sweep.yaml.", metavar="FILE.yaml")],
@@ -125,14 +133,12 @@ def _print(found: SweepResult, console: Console) -> None:
 
 
 def _table(found: SweepResult) -> Table:
-    table = Table(
-        title=escape(f"{found.sweep.name}, by {found.sweep.metric}"), title_justify="left"
-    )
+    table = Table(title=escape(f"{found.sweep.name}, by {found.sweep.metric}"), **PLAIN)
     columns = ("trial", "settings", "seed", "metric", "95 %", "loss", "trained", "time", "step")
     for name in columns:
         table.add_column(name, justify="left" if name == "settings" else "right")
     for row in found.rows:
-        low_high = "" if row.interval is None else "{:.3g} to {:.3g}".format(*row.interval)
+        low_high = "" if row.interval is None else "{:.3g}–{:.3g}".format(*row.interval)
         table.add_row(
             str(row.number),
             escape(row.label),
@@ -148,7 +154,7 @@ def _table(found: SweepResult) -> Table:
 
 
 def _seed_table(settings: Sequence[SettingMean]) -> Table:
-    table = Table(title="over seeds", title_justify="left")
+    table = Table(title="over seeds", **PLAIN)
     for name in ("settings", "seeds", "mean", "spread", "from the best", "95 %", ""):
         table.add_column(name, justify="left" if name in ("settings", "") else "right")
     said = {True: "within noise", False: "worse", None: ""}

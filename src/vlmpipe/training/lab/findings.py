@@ -24,9 +24,13 @@ EXPLODED = 1.5
 STILL_FALLING = 0.1
 """Share by which the loss must have fallen over the last half of the steps."""
 
-RESTLESS_SHARE, RESTLESS_RISE = 0.3, 0.05
-"""The same samples in each step, without dropout: so many steps that rise by so much, of the last
-half, are those of a rate that jumps over the minimum."""
+RESTLESS_SHARE, RESTLESS_RISE = 0.2, 0.05
+"""The same samples in each step, without dropout: so many steps that raise the loss by so much are
+those of a rate that jumps over the minimum."""
+
+JUMP_RISE, JUMP_NORM = 0.1, 10.0
+"""One step is enough where the loss rises by so much and the gradient is so many times the first:
+an adapter thrown that far often stays there, with a loss that stands still."""
 
 TOO_HIGH = "the learning rate is too high"
 
@@ -65,11 +69,13 @@ class Evidence:
 def find_causes(found: Evidence, config: TrainConfig) -> list[Finding]:
     """The causes that the evidence speaks for, the most basic first; never empty."""
     rate = config.learning_rate
-    causes = [*_of_samples(found), *_of_images(found)]
-    course = _of_rate(found, rate)
-    causes += course
-    if not course:
-        causes += _of_slowness(found, rate)
+    causes = [*_of_samples(found)]
+    # An adapter that was thrown far sees no images either, nor does one that has not moved.
+    causes += _of_rate(found, rate) or _of_images(found)
+    # What cannot be learned is never at rest.
+    if not causes:
+        restless = _restless(found, rate)
+        causes += [restless] if restless else _of_slowness(found, rate)
     if not causes:
         causes.append(
             _of_answers(found) if found.loss <= found.limit else _of_capacity(found, config)
@@ -98,12 +104,14 @@ def _of_samples(found: Evidence) -> Iterator[Finding]:
         )
 
 
-def _of_images(found: Evidence) -> Iterator[Finding]:
+def _of_images(found: Evidence) -> list[Finding]:
     blank = found.blank_loss
-    if blank is None or not math.isfinite(found.loss) or found.loss <= found.limit:
-        return
-    if abs(blank - found.loss) <= SAME_LOSS * found.loss:
-        yield Finding(
+    if blank is None or found.loss <= found.limit:
+        return []
+    if abs(blank - found.loss) > SAME_LOSS * found.loss:
+        return []
+    return [
+        Finding(
             "the images are not seen",
             f"the loss is {found.loss:.5g} with the images and {blank:.5g} with white ones in their"
             " place",
@@ -114,11 +122,12 @@ def _of_images(found: Evidence) -> Iterator[Finding]:
                 "or train what hands them to the language model: train.unfreeze='[\"merger\"]'",
             ),
         )
+    ]
 
 
 def _of_rate(found: Evidence, rate: float) -> list[Finding]:
-    """NaN, explosion, no gradient, no movement, restlessness: at most one."""
-    for judge in (_no_number, _exploded, _no_gradient, _flat, _restless):
+    """NaN, explosion, a jump, no gradient, no movement: at most one."""
+    for judge in (_no_number, _exploded, _jumped, _no_gradient, _flat):
         finding = judge(found, rate)
         if finding is not None:
             return [finding]
@@ -176,8 +185,6 @@ def _flat(found: Evidence, rate: float) -> Finding | None:
     first, last = _ends(found.steps)
     if first - last > FLAT_FALL * first or found.loss <= found.limit:
         return None
-    if _restless(found, rate) is not None:
-        return None
     norms = sorted(step.grad_norm for step in found.steps)
     needed = (first - found.limit) / max((first - last) / len(found.steps), 1e-12)
     reach = f"{needed:,.0f} steps" if needed < 1e7 else "without end"
@@ -190,17 +197,33 @@ def _flat(found: Evidence, rate: float) -> Finding | None:
     )
 
 
+def _jumped(found: Evidence, rate: float) -> Finding | None:
+    first = found.steps[0].grad_norm
+    for before, after in itertools.pairwise(found.steps):
+        norm = max(before.grad_norm, after.grad_norm)
+        risen = after.loss > (1 + JUMP_RISE) * before.loss
+        if risen and norm > JUMP_NORM * first and found.loss > found.limit:
+            return Finding(
+                TOO_HIGH,
+                f"each step sees the same samples, and yet at step {after.number} the loss went"
+                f" from {before.loss:.4g} to {after.loss:.4g} and the gradient's norm to"
+                f" {norm:.3g}, from {first:.3g} at first; it stands at {found.loss:.4g} now",
+                (_lower(rate), _look()),
+            )
+    return None
+
+
 def _restless(found: Evidence, rate: float) -> Finding | None:
-    last = [step.loss for step in found.steps[len(found.steps) // 2 :]]
-    if len(last) < 8 or found.loss <= found.limit:
+    losses = [step.loss for step in found.steps]
+    if len(losses) < 6 or found.loss <= found.limit:
         return None
-    rises = [b / a - 1 for a, b in itertools.pairwise(last) if b > (1 + RESTLESS_RISE) * a]
-    if len(rises) < RESTLESS_SHARE * (len(last) - 1):
+    rises = [b / a - 1 for a, b in itertools.pairwise(losses) if b > (1 + RESTLESS_RISE) * a]
+    if len(rises) < RESTLESS_SHARE * (len(losses) - 1):
         return None
     return Finding(
         TOO_HIGH,
-        f"each step sees the same samples, and yet {len(rises)} of the last {len(last) - 1} raised"
-        f" the loss by more than {RESTLESS_RISE:.0%}, the worst by {max(rises):.0%}",
+        f"each step sees the same samples, and yet {len(rises)} of {len(losses) - 1} raised the"
+        f" loss by more than {RESTLESS_RISE:.0%}, the worst by {max(rises):.0%}",
         (_lower(rate), _look()),
     )
 
@@ -269,9 +292,9 @@ def _of_capacity(found: Evidence, config: TrainConfig) -> Finding:
 
 
 def _ends(steps: Sequence[Step]) -> tuple[float, float]:
-    """Medians of the first three and of the last five losses."""
+    """The first loss, and the median of the last five."""
     losses = [step.loss for step in steps]
-    return float(np.median(losses[:3])), float(np.median(losses[-5:]))
+    return losses[0], float(np.median(losses[-5:]))
 
 
 def _lower(rate: float) -> str:

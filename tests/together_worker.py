@@ -17,11 +17,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from vlmpipe.config import Config
 from vlmpipe.errors import StageError, VlmpipeError
 from vlmpipe.pipeline import StageContext
 from vlmpipe.pipeline.events import SilentReporter
-from vlmpipe.training.distributed.assembly import Order, follow, leading
+from vlmpipe.training.distributed.assembly import Order, follow, leading, together
 from vlmpipe.training.distributed.place import place_of
+from vlmpipe.training.distributed.processes import current_processes
 
 
 class At(SilentReporter):
@@ -50,7 +52,17 @@ def run(model: Path, order: Order, reporter: Any) -> None:
 
     data = [table_sample(seed) for seed in range(8)]
     base = BaseModelFolder(model, family_of(model), "embedded:test", "r", "digest", 0)
-    context = StageContext(
+    held = TrainingData(train=data, heldout=data[:1], weights=[1.0] * len(data))
+    train(context_of(order, reporter), base, held)
+
+
+def order_of(folder: Path, config: Any) -> Order:
+    folder.mkdir(parents=True, exist_ok=True)
+    return Order(config, folder, {}, folder.parent, folder / "log")
+
+
+def context_of(order: Order, reporter: Any) -> StageContext:
+    return StageContext(
         config=order.config,
         folder=order.folder,
         upstream=order.upstream,
@@ -59,8 +71,6 @@ def run(model: Path, order: Order, reporter: Any) -> None:
         log=logging.getLogger("test"),
         reporter=reporter,
     )
-    held = TrainingData(train=data, heldout=data[:1], weights=[1.0] * len(data))
-    train(context, base, held)
 
 
 def lead(model: Path, folder: Path, settings: dict[str, Any]) -> None:
@@ -68,11 +78,13 @@ def lead(model: Path, folder: Path, settings: dict[str, Any]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if settings.get("idle"):
         return
+    if settings.get("fail"):
+        with together(context_of(order_of(folder, Config()), SilentReporter())):
+            current_processes().barrier()
+        return
     from training_runs import tiny_config
 
-    folder.mkdir(parents=True, exist_ok=True)
-    config = tiny_config(**settings["train"])
-    run(model, Order(config, folder, {}, folder.parent, folder / "log"), At(folder, settings))
+    run(model, order_of(folder, tiny_config(**settings["train"])), At(folder, settings))
 
 
 def work(model: Path, settings: dict[str, Any], order: Order) -> None:

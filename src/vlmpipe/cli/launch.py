@@ -75,8 +75,7 @@ def _launch(num_processes: int, accelerate_config: Path | None) -> int:
     except VlmpipeError as error:
         error.remedies = (*error.remedies, f"what the processes printed: {notes}")
         raise
-    if code == 0:
-        shutil.rmtree(notes, ignore_errors=True)
+    shutil.rmtree(notes)
     return code
 
 

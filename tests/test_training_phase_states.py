@@ -22,9 +22,9 @@ from vlmpipe.training import phase_fingerprints as fingerprints
 from vlmpipe.training.checkpoints import final_checkpoint
 from vlmpipe.training.curriculum import Phase
 from vlmpipe.training.phase_adapters import keep_adapter
-from vlmpipe.training.phase_fingerprints import data_digest, evaluated_on, phase_fingerprints
+from vlmpipe.training.phase_fingerprints import evaluated_on, phase_fingerprints
 from vlmpipe.training.phase_states import find_reusable, keep_phase_state, take_over
-from vlmpipe.training.preparation import Preparation, TrainingData, prepare
+from vlmpipe.training.preparation import Preparation, TrainingData, data_digest, prepare
 from vlmpipe.training.watch.rows import append_row, read_rows
 
 VISION = "random-qwen2_5_vl"

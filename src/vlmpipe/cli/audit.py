@@ -82,22 +82,16 @@ def _setup_folder(config: Config, store: RunStore, request: Request, console: Co
     departure = departure_of("setup", STAGES, config, store)
     if departure:
         _line(console, f"note: taking setup as it is: {departure}")
-    return setup.folder
+    folder: Path = setup.folder
+    return folder
 
 
 def _audited(config: Config, setup: Path) -> ModelAudit:
-    from vlmpipe.data.store import load_split
     from vlmpipe.models.base import read_base
     from vlmpipe.training.audits.model_audit import audit_model
-    from vlmpipe.training.preparation import TrainingData
+    from vlmpipe.training.preparation import training_data
 
-    samples = load_split(setup / "data", "train")
-    data = TrainingData(
-        train=samples,
-        heldout=load_split(setup / "data", "heldout"),
-        weights=samples.column("weight"),
-    )
-    return audit_model(config, read_base(setup), data)
+    return audit_model(config, read_base(setup), training_data(setup))
 
 
 def _print_audit(console: Console, audit: ModelAudit) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -70,13 +71,7 @@ def command() -> str:
 
 
 def _opened(setup: Path) -> tuple[BaseModelFolder, TrainingData]:
-    from vlmpipe.data.store import load_split, load_training
     from vlmpipe.models.base import read_base
-    from vlmpipe.training.preparation import TrainingData
+    from vlmpipe.training.preparation import training_data
 
-    samples = load_training(setup / "data")
-    return read_base(setup), TrainingData(
-        train=samples,
-        heldout=load_split(setup / "data", "heldout")[:0],
-        weights=samples.column("weight"),
-    )
+    return read_base(setup), replace(training_data(setup), heldout=())

@@ -15,6 +15,9 @@ from vlmpipe.pipeline.manifest import Manifest, read_manifest
 from vlmpipe.pipeline.stage import Stage
 
 PARTIAL_SUFFIX = ".partial"
+LEFT_NAME = ".left"
+"""What an interrupted attempt with other settings left, for what it may still be of use."""
+
 FINGERPRINT_MARK = ".fingerprint"
 VERSION_NAME = re.compile(r"v\d{3,}")
 
@@ -82,8 +85,9 @@ class RunStore:
     def open_partial(self, stage: Stage, fingerprint: str) -> Path:
         """A folder to work in.
 
-        What an attempt with the same fingerprint left is handed back for a resumable stage; any
-        other leftover is cleared away.
+        What an attempt with the same fingerprint left is handed back for a resumable stage; of any
+        other one, parts may still be of use: it is put aside until the stage is published.
+        Leftovers of other stages are cleared away.
         """
         folder = self.stage_folder(stage)
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +96,11 @@ class RunStore:
             same = mark.is_file() and mark.read_text(encoding="utf-8").strip() == fingerprint
             if same and stage.resumable:
                 return leftover
-            shutil.rmtree(leftover)
+            if stage.resumable:
+                shutil.rmtree(folder / LEFT_NAME, ignore_errors=True)
+                leftover.rename(folder / LEFT_NAME)
+            else:
+                shutil.rmtree(leftover)
         partial = folder / f"{self._next_name(stage)}{PARTIAL_SUFFIX}"
         partial.mkdir()
         write_text(partial / FINGERPRINT_MARK, fingerprint + "\n")
@@ -110,6 +118,7 @@ class RunStore:
         sync_path(final.parent)
         version = self.version(stage, name)
         self.point_latest(stage, name)
+        shutil.rmtree(final.with_name(LEFT_NAME), ignore_errors=True)
         return version
 
     def point_latest(self, stage: Stage, name: str) -> None:

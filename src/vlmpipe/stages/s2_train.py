@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from vlmpipe.data.store import load_split, load_training
 from vlmpipe.models.base import read_base
 from vlmpipe.pipeline import Outcome, Stage, StageContext
 
@@ -14,18 +13,11 @@ def run(context: StageContext) -> Outcome:
     if context.config.train.expandable_segments:
         # Images of many sizes fragment CUDA's fixed segments; must be set before CUDA starts.
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    from vlmpipe.training.phase_fingerprints import data_digest
-    from vlmpipe.training.run import TrainingData, train
+    from vlmpipe.training.preparation import training_data
+    from vlmpipe.training.run import train
 
     setup = context.upstream["setup"]
-    samples = load_training(setup / "data")
-    data = TrainingData(
-        train=samples,
-        heldout=load_split(setup / "data", "heldout"),
-        weights=samples.column("weight"),
-        digest=data_digest(setup / "data"),
-    )
-    return train(context, read_base(setup), data)
+    return train(context, read_base(setup), training_data(setup))
 
 
 TRAIN = Stage(

@@ -7,9 +7,9 @@ from typing import Any
 
 from vlmpipe.config.train import LossScope
 from vlmpipe.encoding.conversation import Sample
-from vlmpipe.encoding.encoder import IGNORED, Encoder
+from vlmpipe.encoding.encoder import Encoder
 from vlmpipe.encoding.images import ImageGrid
-from vlmpipe.training.batching.collator import pad_batch
+from vlmpipe.training.batching.layout import pad_batch
 
 
 def mean_loss(
@@ -19,26 +19,24 @@ def mean_loss(
     scope: LossScope,
     grid: ImageGrid,
 ) -> float:
-    """Cross entropy in nats, a mean over all supervised tokens of all samples."""
+    """Cross entropy in nats, a mean over all supervised tokens of all samples.
+
+    `model` has the supervised head installed.
+    """
     import torch
 
     total, count = 0.0, 0
-    training = model.training
+    training, device = model.training, next(model.parameters()).device
     model.eval()
     try:
         for sample in samples:
             encoded = encoder.encode_sample(sample.messages, scope, grid)
             batch = pad_batch([encoded], encoder.tokenizer.pad_token_id)
-            labels = batch.pop("labels")[0, 1:]
-            inputs = {key: value.to(model.device) for key, value in batch.items()}
+            inputs = {key: value.to(device) for key, value in batch.items()}
             with torch.inference_mode():
-                logits = model(**inputs, use_cache=False).logits[0, :-1].float().cpu()
-            total += float(
-                torch.nn.functional.cross_entropy(
-                    logits, labels, ignore_index=IGNORED, reduction="sum"
-                )
-            )
-            count += int((labels != IGNORED).sum())
+                outputs = model(**inputs, use_cache=False, supervised_head=True)
+            total += float(outputs.loss_sum)
+            count += outputs.tokens
     finally:
         model.train(training)
     return total / max(count, 1)

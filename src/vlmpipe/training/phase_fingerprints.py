@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from vlmpipe.config import Config
 from vlmpipe.encoding.contract import PreprocessContract
 from vlmpipe.encoding.images import ImageGrid
-from vlmpipe.pipeline.files import sha256_of
 from vlmpipe.pipeline.fingerprint import fingerprint_of
 from vlmpipe.training.batching.plan import BatchPlan
 from vlmpipe.training.curriculum import Phase
@@ -103,12 +101,6 @@ def evaluated_on(contract: PreprocessContract) -> str:
     which a later phase may change.
     """
     return fingerprint_of(_effective(contract.grid))
-
-
-def data_digest(folder: Path) -> str:
-    """sha256 over the prepared data, names and contents of a `setup` version's parquet files."""
-    files = sorted(folder.glob("*.parquet"))
-    return fingerprint_of({path.name: sha256_of(path) for path in files})
 
 
 def _common(

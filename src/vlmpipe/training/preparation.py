@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from vlmpipe.config import Config
+from vlmpipe.data.store import load_split, load_training
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.encoding.encoder import Encoder
 from vlmpipe.encoding.images import ImageGrid
 from vlmpipe.models.base import BaseModelFolder
 from vlmpipe.models.loading import load_tokenizer
+from vlmpipe.pipeline.files import sha256_of
+from vlmpipe.pipeline.fingerprint import fingerprint_of
 from vlmpipe.training.audits.lengths import LengthAudit, fit_lengths, position_limit
 from vlmpipe.training.batching.lengths import SampleLengths
 from vlmpipe.training.batching.plan import BatchPlan, BatchRule, plan_batches
@@ -27,6 +31,23 @@ class TrainingData:
     weights: Sequence[float]
     digest: str | None = None
     """sha256 over the prepared data; without it no phase of an earlier training is taken over."""
+
+
+def training_data(setup: Path) -> TrainingData:
+    """What a `setup` version's folder holds, general samples among the training ones."""
+    samples = load_training(setup / "data")
+    return TrainingData(
+        train=samples,
+        heldout=load_split(setup / "data", "heldout"),
+        weights=samples.column("weight"),
+        digest=data_digest(setup / "data"),
+    )
+
+
+def data_digest(folder: Path) -> str:
+    """sha256 over prepared data: names and contents of its parquet files."""
+    files = sorted(folder.glob("*.parquet"))
+    return fingerprint_of({path.name: sha256_of(path) for path in files})
 
 
 @dataclass(frozen=True)

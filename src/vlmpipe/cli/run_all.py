@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from vlmpipe.cli import options
+from vlmpipe.cli.launch import AccelerateConfig, NumProcesses, execute_in_processes
 from vlmpipe.cli.request import Request
 
 
@@ -22,12 +23,12 @@ def run_all(
     force: options.Force = None,
     use: options.Use = None,
     allow_failed_gate: options.AllowFailedGate = False,
+    num_processes: NumProcesses = None,
+    accelerate_config: AccelerateConfig = None,
     dry_run: options.DryRun = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Run the whole road: check, setup, train, validate, merge, convert, deploy."""
-    from vlmpipe.cli.execute import execute  # the stages would slow `--help`
-
     request = Request(
         files=config or (),
         overrides=overrides or (),
@@ -39,4 +40,4 @@ def run_all(
         dry_run=dry_run,
         as_json=as_json,
     )
-    execute(request)
+    execute_in_processes(request, num_processes, accelerate_config)

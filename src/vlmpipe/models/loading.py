@@ -43,8 +43,9 @@ def load_model(
     dtype: str = "float32",
     quantization: QuantizationSection | None = None,
     attn_implementation: str = "sdpa",
+    device: str | None = None,
 ) -> Any:
-    """The model on the machine's best device, in evaluation mode.
+    """The model on a device, unset on the machine's best one, in evaluation mode.
 
     `dtype` is the precision outside 4-bit. With `quantization`, the language model's linear layers
     are held in 4-bit; tower, merger and head never are (held against a census by the trainer).
@@ -62,7 +63,7 @@ def load_model(
         "attn_implementation": attn_implementation,
         "local_files_only": True,
         "output_loading_info": True,
-        "device_map": {"": best_device()},
+        "device_map": {"": device or best_device()},
     }
     if quantization is not None:
         options["quantization_config"] = quantization_config(family, quantization)

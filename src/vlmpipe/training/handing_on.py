@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlmpipe.models.adapter_base import record_adapter_base
 from vlmpipe.models.base import BaseModelFolder
@@ -31,7 +31,7 @@ def hand_on(session: TrainingSession, base: BaseModelFolder) -> None:
         return
     session.encoder.contract.write(session.folder)
     if session.config.train.method == "full":
-        _write_model(session)
+        _write_model(session, state)
     else:
         save_adapter(session.model, base, session.folder / "adapter", state)
         train = session.config.train
@@ -75,10 +75,22 @@ def drop_phases(folder: Path) -> None:
         shutil.rmtree(aside)
 
 
-def _write_model(session: TrainingSession) -> None:
+def _write_model(session: TrainingSession, state: dict[str, Any] | None) -> None:
+    """In bfloat16, as merge writes it; `state` where the model itself has its weights in parts."""
     import torch
 
-    folder = session.folder / "model"
+    folder, model = session.folder / "model", session.model
+    whole = model.state_dict() if state is None else _whole(model, state)
+    rounded = {
+        name: value.to(torch.bfloat16) if value.is_floating_point() else value
+        for name, value in whole.items()
+    }
+    model.config.dtype = torch.bfloat16
     with quiet_transformers():
-        session.model.to(torch.bfloat16).save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=rounded)
     session.encoder.tokenizer.save_pretrained(folder)
+
+
+def _whole(model: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """Every weight: what was frozen lies whole in each process, what was trained is in `state`."""
+    return {name: state.get(name, value) for name, value in model.state_dict().items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,8 +190,9 @@ def _arguments(work: PhaseWork, sharded: bool) -> Any:
         bf16=work.dtype == "bfloat16",
         fp16=work.dtype == "float16",
         seed=work.config.run.seed + phase.number,
-        accelerator_config=SYNC_EACH_BATCH if sharded else None,
-        ddp_find_unused_parameters=False,
+        accelerator_config=deepcopy(SYNC_EACH_BATCH) if sharded else None,  # it is written into
+        # A batch without images leaves an open part of the tower without a gradient.
+        ddp_find_unused_parameters=bool(phase.unfreeze),
         logging_steps=1,
         logging_first_step=True,
         logging_nan_inf_filter=False,  # what is no number is for the step guard to judge

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from vlmpipe.config import Config
@@ -58,16 +59,27 @@ def train(context: StageContext, base: BaseModelFolder, data: TrainingData) -> O
 def _train(context: StageContext, base: BaseModelFolder, data: TrainingData) -> Outcome:
     config: Config = context.config
     processes = current_processes()
+    spread = processes.world > 1 and processes.sharing.strategy == "fsdp2"
     if processes.world > 1:
         refuse_unsound(config.train, processes.sharing)
     preparation = prepare(config, base, data, processes.world)
     dtype = resolve_dtype(config.model.dtype)
-    model, census = load_trainable(config, base, dtype)
+    # One device may not hold what is spread over several: it is proven on the CPU.
+    model, census = load_trainable(config, base, dtype, device="cpu" if spread else None)
     packed, why = packing_for(config, model)
     preparation = repacked(preparation, packed, base, data)
     images = _audit_images(preparation, base, data, model)
     audits = _audit_masks(preparation, data)
     announce(context, base, census, audits, preparation, why)
+    open_cache = partial(
+        open_vision_cache,
+        config,
+        model,
+        preparation.encoder,
+        data.train,
+        autocast_dtype(dtype),
+        context.reporter,
+    )
     session = TrainingSession(
         model=model,
         config=config,
@@ -78,9 +90,7 @@ def _train(context: StageContext, base: BaseModelFolder, data: TrainingData) -> 
         heldout=data.heldout[:EVALUATED_SAMPLES],
         folder=context.folder,
         reporter=context.reporter,
-        cache=open_vision_cache(
-            config, model, preparation.encoder, data.train, autocast_dtype(dtype), context.reporter
-        ),
+        cache=None if spread else open_cache(),
     )
     if not is_finished(context.folder):
         _take_over_phases(context, session, base, data)
@@ -88,9 +98,10 @@ def _train(context: StageContext, base: BaseModelFolder, data: TrainingData) -> 
         found = _audit_json(census, audits, preparation) | images | prove(session, census)
         if processes.is_first:
             write_json(context.folder / "audit.json", found)
-        if processes.world > 1 and processes.sharing.strategy == "fsdp2":
+        if spread:
             reshard = processes.sharing.reshard_after_forward
             shard_model(model, base.family, reshard_after_forward=reshard)
+            session.cache = open_cache()
         session.run()
         hand_on(session, base)
     if processes.is_first:
@@ -123,14 +134,20 @@ def _take_over_phases(
     session.processes.barrier()
 
 
-def load_trainable(config: Config, base: BaseModelFolder, dtype: str) -> tuple[Any, Census]:
-    """The model with its adapter, proven to be in the asked precision and open where asked."""
+def load_trainable(
+    config: Config, base: BaseModelFolder, dtype: str, device: str | None = None
+) -> tuple[Any, Census]:
+    """The model with its adapter, proven to be in the asked precision and open where asked.
+
+    On the machine's best device, unless told another.
+    """
     train_config = config.train
     model = load_model(
         base.folder,
         dtype="float32" if train_config.method == "full" else dtype,
         quantization=train_config.quantization if train_config.method == "qlora" else None,
         attn_implementation=config.model.attn_implementation,
+        device=device,
     )
     quantized = refuse_misquantized(model, base.family, train_config)
     layers = lora_layers(model, base.family, train_config)

@@ -30,6 +30,7 @@ from vlmpipe.training.checkpoints import (
 )
 from vlmpipe.training.curriculum import Phase
 from vlmpipe.training.distributed.processes import Processes, current_processes
+from vlmpipe.training.distributed.sharding import is_sharded
 from vlmpipe.training.evaluate import mean_loss
 from vlmpipe.training.handing_on import METRICS_NAME, WORK_NAME
 from vlmpipe.training.interrupts import StopRequest, interruption
@@ -152,7 +153,7 @@ class TrainingSession:
             share=Share(own.rank, own.world, own.world, own.barrier),
             label=phase.name,
         )
-        proof = prove_cached_equals_live(cache)
+        proof = prove_cached_equals_live(cache, with_logits=not is_sharded(self.model))
         self.reporter.note(
             f"vision cache: {proof.images} images, read back, equal the live tower's bit for bit"
         )

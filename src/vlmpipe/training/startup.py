@@ -183,6 +183,10 @@ def _prove_loss(session: TrainingSession, phase: Phase) -> dict[str, Any]:
 
 
 def _dry_run(session: TrainingSession, phases: list[Phase]) -> dict[str, Any]:
+    """Not of a model that is about to be spread: where it is proven is not where it trains."""
+    processes = session.processes
+    if processes.world > 1 and processes.sharing.strategy == "fsdp2":
+        return {}
     batching = session.preparation.batching
     cases = [
         PhaseCase(

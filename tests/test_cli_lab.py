@@ -16,7 +16,7 @@ from vlmpipe.cli import lab
 from vlmpipe.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY, SWEEP = str(ROOT / "configs" / "tiny.yaml"), str(ROOT / "configs" / "sweep.yaml")
+TINY, SWEEP = str(ROOT / "configs" / "tiny.yaml"), str(ROOT / "configs" / "sweeps" / "lora.yaml")
 
 
 def lab_command(*words: str) -> Result:

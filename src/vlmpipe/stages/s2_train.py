@@ -25,7 +25,7 @@ TRAIN = Stage(
     number=2,
     version=4,
     run=run,
-    reads=("train", "model", "run.seed"),
+    reads=("train", "model", "run.seed", "data.on_bad_sample", "validate.max_new_tokens"),
     ignores=(
         "train.report_to",
         "train.vision_cache",

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 METRICS_NAME = "metrics.jsonl"
 """One JSON object a line: training steps, evaluations, and what was noticed."""
 
+ADAPTER_NAME = "adapter"
+MODEL_NAME = "model"
+"""Where all of a model was trained."""
+
 WORK_NAME = "in_training"
 """Checkpoints of every phase, while there is something to resume."""
 
@@ -33,11 +37,11 @@ def hand_on(session: TrainingSession, base: BaseModelFolder) -> None:
     if session.config.train.method == "full":
         _write_model(session, state)
     else:
-        save_adapter(session.model, base, session.folder / "adapter", state)
+        save_adapter(session.model, base, session.folder / ADAPTER_NAME, state)
         train = session.config.train
         quantization = train.quantization if train.method == "qlora" else None
         record_adapter_base(
-            session.folder / "adapter", base, dtype=session.dtype, quantization=quantization
+            session.folder / ADAPTER_NAME, base, dtype=session.dtype, quantization=quantization
         )
         if len(session.phases) > 1:
             write_index(session.folder, session.phases)
@@ -46,7 +50,8 @@ def hand_on(session: TrainingSession, base: BaseModelFolder) -> None:
 
 def is_finished(folder: Path) -> bool:
     """Whether all is written, and only the publication was missed."""
-    return (folder / METRICS_NAME).exists() and not (folder / WORK_NAME).exists()
+    handed_on = (folder / ADAPTER_NAME).is_dir() or (folder / MODEL_NAME).is_dir()
+    return handed_on and not (folder / WORK_NAME).exists()
 
 
 def keep_chosen_checkpoints(session: TrainingSession) -> None:
@@ -79,7 +84,7 @@ def _write_model(session: TrainingSession, state: dict[str, Any] | None) -> None
     """In bfloat16, as merge writes it; `state` where the model itself has its weights in parts."""
     import torch
 
-    folder, model = session.folder / "model", session.model
+    folder, model = session.folder / MODEL_NAME, session.model
     whole = model.state_dict() if state is None else _whole(model, state)
     rounded = {
         name: value.to(torch.bfloat16) if value.is_floating_point() else value

@@ -164,6 +164,18 @@ def keep_trained_weights_in_fp32(model: Any) -> None:
             parameter.data = parameter.data.float()
 
 
+def take_out_of_accelerate(model: Any) -> None:
+    """Undo what accelerate's `prepare` lays over a model that several trainers train in turn.
+
+    It prepares a model once: the next trainer's would neither be compiled nor brought to the
+    device again.
+    """
+    model.__dict__.pop("_is_accelerate_prepared", None)
+    before = model.__dict__.pop("_original_forward", None)
+    if before is not None:
+        model.forward = before
+
+
 def _nominal_rows(phase: Phase) -> Any:
     """A data set for the constructor, which insists on one; batches come from the plan."""
     from datasets import Dataset
@@ -173,7 +185,7 @@ def _nominal_rows(phase: Phase) -> Any:
 
 def _arguments(work: PhaseWork, sharded: bool) -> Any:
     train, phase = work.config.train, work.phase
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(work.folder),
         max_steps=work.plan.steps,
         per_device_train_batch_size=train.batch_size,
@@ -206,3 +218,6 @@ def _arguments(work: PhaseWork, sharded: bool) -> Any:
         dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available(),
     )
+    if arguments.world_size == 1 and arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # the Trainer would replicate the model over all that are visible
+    return arguments

@@ -41,7 +41,6 @@ from vlmpipe.training.watch.rows import read_rows
 __all__ = ["TrainingData", "load_trainable", "train"]
 
 AUDITED_SAMPLES = 32
-EVALUATED_SAMPLES = 16
 
 
 def train(context: StageContext, base: BaseModelFolder, data: TrainingData) -> Outcome:
@@ -87,7 +86,7 @@ def _train(context: StageContext, base: BaseModelFolder, data: TrainingData) -> 
         dtype=dtype,
         preparation=preparation,
         samples=data.train,
-        heldout=data.heldout[:EVALUATED_SAMPLES],
+        heldout=data.heldout,
         folder=context.folder,
         reporter=context.reporter,
         cache=None if spread else open_cache(),

@@ -14,6 +14,7 @@ from typing import Any
 from vlmpipe.config import Config
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.encoding.encoder import Encoder
+from vlmpipe.encoding.images import ImageGrid
 from vlmpipe.models.families import Family
 from vlmpipe.pipeline.events import Reporter
 from vlmpipe.pipeline.files import write_text
@@ -38,12 +39,16 @@ from vlmpipe.training.optimizer import set_learning_rate
 from vlmpipe.training.phase_adapters import keep_adapter, name_of
 from vlmpipe.training.phase_fingerprints import evaluated_on
 from vlmpipe.training.phase_states import keep_phase_state
-from vlmpipe.training.phase_trainer import PhaseTrainer, PhaseWork
+from vlmpipe.training.phase_trainer import PhaseTrainer, PhaseWork, take_out_of_accelerate
+from vlmpipe.training.plan_mark import keep_to_plan
 from vlmpipe.training.preparation import Preparation
 from vlmpipe.training.vision_cache.cache import Share, VisionCache
 from vlmpipe.training.vision_cache.proof import prove_cached_equals_live
-from vlmpipe.training.watch.rows import append_row, forget_rows_after
+from vlmpipe.training.watch.rows import append_row, forget_rows_after, rows_of_phase
 from vlmpipe.training.watchmen import Watchmen
+
+EVALUATED_SAMPLES = 16
+"""Held-out samples whose loss is told after each phase."""
 
 
 @dataclass
@@ -161,6 +166,7 @@ class TrainingSession:
     def _train(self, phase: Phase) -> None:
         folder = self.phase_folder(phase)
         folder.mkdir(parents=True, exist_ok=True)
+        keep_to_plan(folder, phase, self.preparation.plan(phase), self.processes)
         open_parts(self.model, self.family, phase.unfreeze)
         checkpoint = newest_checkpoint(folder)
         self.processes.barrier()  # nobody writes before all have looked
@@ -180,12 +186,15 @@ class TrainingSession:
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(self.folder / "tensorboard" / folder.name)
         plan = self.preparation.plan(phase)
         self.fill_cache(phase, plan)
+        if self.cache and not self.cache_of(phase):
+            self.cache.tower.restore()  # a phase before has sent it away
         if self.optimizer is not None:
             set_learning_rate(self.optimizer, phase.learning_rate)
         with StopRequest(self.reporter) as request:
             watchmen = Watchmen.of(self, phase, plan, request)
             trainer = self._trainer(phase, plan, watchmen)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        take_out_of_accelerate(self.model)
         if request.asked:
             step = phase.first_step + trainer.state.global_step
             raise interruption(step, self.phases[-1].last_step)
@@ -218,14 +227,19 @@ class TrainingSession:
         """Held-out loss at the phase's own image size and at the one that serving uses."""
         if not self.heldout:
             return
-        scope, served = self.config.train.loss.scope, self.encoder.contract.grid
         with self.tower_present():
-            own = mean_loss(self.model, self.heldout, self.encoder, scope, phase.grid)
-            common = mean_loss(self.model, self.heldout, self.encoder, scope, served)
-        if self.processes.is_first:
+            own = self._heldout_loss(phase.grid)
+            common = self._heldout_loss(self.encoder.contract.grid)
+        # A kill between this row and the phase's mark leaves the row.
+        told = any("eval_loss" in row for row in rows_of_phase(self.metrics_path, phase))
+        if self.processes.is_first and not told:
             row = {"step": phase.last_step, "phase": phase.name}
             append_row(self.metrics_path, {**row, "eval_loss": common, "eval_loss_phase": own})
         self.reporter.note(f"phase {phase.name}: held-out loss {common:.4f}")
+
+    def _heldout_loss(self, grid: ImageGrid) -> float:
+        samples, scope = self.heldout[:EVALUATED_SAMPLES], self.config.train.loss.scope
+        return mean_loss(self.model, samples, self.encoder, scope, grid, self.autocast_dtype)
 
     def _finish(self, phase: Phase, folder: Path) -> None:
         """Keep what the phase made of the adapter, before the next one changes it, and mark it."""

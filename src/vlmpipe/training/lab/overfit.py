@@ -238,7 +238,9 @@ def recite(session: TrainingSession, samples: Sequence[Sample]) -> list[Recital]
 def _loss(session: TrainingSession, samples: Sequence[Sample]) -> float:
     scope, grid = session.config.train.loss.scope, session.phases[0].grid
     with unnoticed(session.model):
-        return mean_loss(session.model, samples, session.encoder, scope, grid)
+        return mean_loss(
+            session.model, samples, session.encoder, scope, grid, session.autocast_dtype
+        )
 
 
 def _blank_loss(session: TrainingSession, samples: Sequence[Sample]) -> float | None:

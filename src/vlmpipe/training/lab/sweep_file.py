@@ -115,7 +115,7 @@ def _parsed(file: Path) -> SweepFile:
     except ValidationError as exc:
         raise ConfigError(
             f"{file} is no sweep",
-            "it holds grid, and may hold fixed, metric and seeds: see configs/sweep.yaml",
+            "it holds grid, and may hold fixed, metric and seeds: see configs/sweeps/lora.yaml",
             problems=describe_errors(SweepFile, exc),
         ) from exc
     keys = [*asked.grid, *asked.fixed]

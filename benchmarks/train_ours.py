@@ -28,6 +28,7 @@ from vlmpipe.data.store import SplitSamples
 from vlmpipe.models.base import BaseModelFolder
 from vlmpipe.models.families import Family
 from vlmpipe.models.loading import load_model
+from vlmpipe.models.wrapping import unwrapped
 from vlmpipe.pipeline import StageContext
 from vlmpipe.pipeline.events import SilentReporter
 from vlmpipe.training import phase_trainer, run
@@ -36,7 +37,6 @@ from vlmpipe.training.loss.supervised_head import SupervisedLoss
 from vlmpipe.training.phase_trainer import PhaseTrainer
 from vlmpipe.training.run import TrainingData
 from vlmpipe.training.vision_cache.cache import VisionCache
-from vlmpipe.training.vision_cache.tower import unwrapped
 
 MAX_LENGTH = 8192
 """Longer than any sample."""

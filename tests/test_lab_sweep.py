@@ -27,7 +27,9 @@ def sweep_of(folder: Path, *words: str, **content: Any) -> Sweep:
 
 
 def test_the_shipped_example_crosses_rank_alpha_and_targets() -> None:
-    found = read_sweep(ROOT / "configs" / "sweeps" / "lora.yaml", [ROOT / "configs" / "tiny.yaml"], [])
+    found = read_sweep(
+        ROOT / "configs" / "sweeps" / "lora.yaml", [ROOT / "configs" / "tiny.yaml"], []
+    )
     assert len(found.trials) == 12
     assert len({trial.name for trial in found.trials}) == 12
     assert found.metric == "heldout/teds/tuned"

@@ -20,11 +20,11 @@ from vlmpipe.encoding.encoder import Encoder
 from vlmpipe.evaluation.validation.subjects import open_subjects
 from vlmpipe.models.families import family_of
 from vlmpipe.models.loading import load_model, load_tokenizer
+from vlmpipe.models.wrapping import unwrapped
 from vlmpipe.pipeline.events import SilentReporter
 from vlmpipe.training.batching.collator import pad_batch
 from vlmpipe.training.phase_adapters import read_index
 from vlmpipe.training.phase_trainer import PhaseTrainer
-from vlmpipe.training.vision_cache.tower import unwrapped
 from vlmpipe.training.watch.rows import read_rows
 
 

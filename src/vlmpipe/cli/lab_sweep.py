@@ -31,7 +31,9 @@ PLAIN: dict[str, Any] = {
 
 
 def sweep(
-    file: Annotated[Path, typer.Argument(help="Such as configs/sweeps/lora.yaml.", metavar="FILE.yaml")],
+    file: Annotated[
+        Path, typer.Argument(help="Such as configs/sweeps/lora.yaml.", metavar="FILE.yaml")
+    ],
     overrides: options.Overrides = None,
     config: options.ConfigFiles = None,
     dry_run: Annotated[

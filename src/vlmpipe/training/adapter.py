@@ -11,6 +11,7 @@ from vlmpipe.config.train import TrainConfig
 from vlmpipe.errors import ConfigError
 from vlmpipe.models.base import BaseModelFolder
 from vlmpipe.models.families import Family
+from vlmpipe.models.wrapping import unwrapped
 from vlmpipe.training.curriculum import unfreezing
 
 PEFT_PREFIX = "base_model.model."
@@ -66,7 +67,7 @@ def open_parts(model: Any, family: Family, parts: Sequence[str]) -> None:
     loaded: a copy still in 16 bit would round what was trained in fp32. It must be called again
     after an adapter was switched off and on, which opens every copy.
     """
-    base = base_of(model)
+    base = unwrapped(model)
     opened = tuple(f"{name}." for name in _modules_of(base, family, parts))
     tower = f"{family.vision_prefix}."
     for name, parameter in _trainable_copies(model):
@@ -89,15 +90,10 @@ def _trainable_copies(model: Any) -> Iterator[tuple[str, Any]]:
             yield f"{module}.{rest}", parameter
 
 
-def base_of(model: Any) -> Any:
-    """The model without PEFT's wrapper."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def openable_parameters(model: Any, family: Family, config: TrainConfig) -> dict[str, Any]:
     """Every parameter that some phase trains, by its full name, in the model's order."""
     parts = unfreezing(config, has_vision=family.has_vision)[-1]
-    opened = tuple(f"{name}." for name in _modules_of(base_of(model), family, parts))
+    opened = tuple(f"{name}." for name in _modules_of(unwrapped(model), family, parts))
     copies = {id(p) for name, p in _trainable_copies(model) if name.startswith(opened)}
     return {
         name: parameter
@@ -115,7 +111,7 @@ def expected_adapter_parameters(
     """
     kinds = ("lora_A", "lora_B", *(("lora_magnitude_vector",) if config.lora.dora else ()))
     lora = {f"{PEFT_PREFIX}{layer}.{kind}.default.weight" for layer in layers for kind in kinds}
-    modules = _modules_of(base_of(model), family, parts)
+    modules = _modules_of(unwrapped(model), family, parts)
     opened = tuple(f"{PEFT_PREFIX}{name}{_COPY}" for name in modules)
     return frozenset(lora | {n for n, _ in model.named_parameters() if n.startswith(opened)})
 

@@ -13,6 +13,7 @@ from trl import SFTConfig, SFTTrainer
 
 from vlmpipe.config import Config
 from vlmpipe.models.families import Family
+from vlmpipe.models.wrapping import unwrapped
 from vlmpipe.training.batching.collator import PhaseCollator
 from vlmpipe.training.batching.plan import BatchPlan
 from vlmpipe.training.batching.sampler import PlannedRows, PlanSampler
@@ -27,7 +28,6 @@ from vlmpipe.training.distributed.trainer import (
 from vlmpipe.training.loss.supervised_head import keeping_forward
 from vlmpipe.training.optimizer import training_optimizer
 from vlmpipe.training.vision_cache.features import as_encoder_outputs
-from vlmpipe.training.vision_cache.tower import unwrapped
 from vlmpipe.training.watch.bad_steps import GuardedSteps, StepGuard
 from vlmpipe.training.watch.flops import flops_of, window_side
 from vlmpipe.training.watch.throughput import CountedSteps

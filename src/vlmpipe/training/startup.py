@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vlmpipe.config.train import TrainConfig
 from vlmpipe.encoding.encoder import IGNORED
 from vlmpipe.models.families import Family
+from vlmpipe.models.wrapping import unwrapped
 from vlmpipe.training.adapter import open_parts
 from vlmpipe.training.audits.batches import audit_batch
 from vlmpipe.training.audits.census import Census, take_census
@@ -28,7 +29,6 @@ from vlmpipe.training.loss.head_proof import prove_head
 from vlmpipe.training.loss.supervised_head import install_supervised_head
 from vlmpipe.training.phase_trainer import model_inputs, supervised_outputs
 from vlmpipe.training.vision_cache.features import autocast
-from vlmpipe.training.vision_cache.tower import unwrapped
 
 if TYPE_CHECKING:
     from vlmpipe.training.session import TrainingSession

@@ -10,9 +10,9 @@ from typing import Any
 from vlmpipe.config.train import TrainConfig
 from vlmpipe.errors import StageError
 from vlmpipe.models.families import Family
+from vlmpipe.models.wrapping import unwrapped
 from vlmpipe.training.adapter import (
     adapted_modules,
-    base_of,
     expected_adapter_parameters,
     unfrozen_modules,
 )
@@ -96,7 +96,7 @@ def take_census(
     """
     if parts is None:
         parts = unfreezing(config, has_vision=family.has_vision)[0]
-    base, trained = base_of(model), {n: p for n, p in model.named_parameters() if p.requires_grad}
+    base, trained = unwrapped(model), {n: p for n, p in model.named_parameters() if p.requires_grad}
     unfrozen = tuple(unfrozen_modules(base, family, config, parts))
     if config.method == "full":
         problems = _full_problems(model, family, set(trained), unfrozen)

@@ -11,6 +11,7 @@ from vlmpipe.encoding.conversation import Sample
 from vlmpipe.errors import StageError
 from vlmpipe.models.base import BaseModelFolder
 from vlmpipe.models.loading import resolve_dtype
+from vlmpipe.models.wrapping import unwrapped
 from vlmpipe.training.adapter import open_parts
 from vlmpipe.training.audits.batches import audit_batch
 from vlmpipe.training.audits.census import Census, take_census
@@ -33,7 +34,6 @@ from vlmpipe.training.preparation import Preparation, TrainingData, prepare, rep
 from vlmpipe.training.run import load_trainable
 from vlmpipe.training.session import autocast_dtype
 from vlmpipe.training.startup import TrialStep
-from vlmpipe.training.vision_cache.tower import unwrapped
 
 MASKED_SAMPLES = 32
 PROBED_SAMPLES = 3

@@ -10,6 +10,7 @@ from typing import Any
 
 from vlmpipe.config import Config
 from vlmpipe.errors import StageError
+from vlmpipe.models.wrapping import unwrapped
 
 PACKED_SDPA = "vlmpipe_packed_sdpa"
 
@@ -149,8 +150,7 @@ def _compute_dtype(query: Any) -> Any:
 
 
 def _decoder(model: Any) -> Any:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return base.get_decoder()
+    return unwrapped(model).get_decoder()
 
 
 def _implementation(model: Any) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from vlmpipe.models.families import Family
+from vlmpipe.models.wrapping import unwrapped
 
 
 def shard_model(model: Any, family: Family, *, reshard_after_forward: bool = True) -> Any:
@@ -30,25 +31,20 @@ def shard_model(model: Any, family: Family, *, reshard_after_forward: bool = Tru
 
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     mesh = init_device_mesh(kind, (torch.distributed.get_world_size(),), mesh_dim_names=("fsdp",))
-    layers = base_of(model).get_submodule(f"{family.language_prefix}.layers")
+    layers = unwrapped(model).get_submodule(f"{family.language_prefix}.layers")
     for layer in layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=reshard_after_forward)
     whole = {p for p in model.parameters() if not p.requires_grad and not is_spread(p)}
     for parameter in whole:
         parameter.data = parameter.data.to(_device(kind))
     fully_shard(model, mesh=mesh, reshard_after_forward=False, ignored_params=whole)
-    base_of(model)._is_distributed_loading_by_transformers = True
+    unwrapped(model)._is_distributed_loading_by_transformers = True
     return model
-
-
-def base_of(model: Any) -> Any:
-    """The transformers model inside a PEFT model, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def is_sharded(model: Any) -> bool:
     """Whether `shard_model` has been here."""
-    return bool(getattr(base_of(model), "_is_distributed_loading_by_transformers", False))
+    return bool(getattr(unwrapped(model), "_is_distributed_loading_by_transformers", False))
 
 
 def is_spread(tensor: Any) -> bool:

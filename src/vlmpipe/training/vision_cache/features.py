@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlmpipe.models.families import Family
-from vlmpipe.training.vision_cache.tower import tower_of, unwrapped
+from vlmpipe.models.wrapping import unwrapped
+from vlmpipe.training.vision_cache.tower import tower_of
 
 if TYPE_CHECKING:
     import torch

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import psutil
 
 from vlmpipe.errors import StageError
+from vlmpipe.models.wrapping import unwrapped
 from vlmpipe.training.vision_cache.entry import entry_bytes
-from vlmpipe.training.vision_cache.tower import tower_of, unwrapped
+from vlmpipe.training.vision_cache.tower import tower_of
 
 if TYPE_CHECKING:
     import torch

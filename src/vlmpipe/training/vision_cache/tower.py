@@ -9,21 +9,7 @@ from typing import Any
 from vlmpipe.errors import ConfigError
 from vlmpipe.models.families import FAMILIES, Family
 from vlmpipe.models.loading import release_memory
-
-
-def unwrapped(model: Any) -> Any:
-    """The transformers model under torch.compile's, DDP's and PEFT's wrappers."""
-    from torch.nn.parallel import DistributedDataParallel
-
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        elif isinstance(model, DistributedDataParallel):
-            model = model.module
-        elif hasattr(model, "get_base_model"):
-            model = model.get_base_model()
-        else:
-            return model
+from vlmpipe.models.wrapping import unwrapped
 
 
 def family_in(model: Any) -> Family:

@@ -58,6 +58,15 @@ def test_what_cannot_be_is_refused_before_anything_is_made(words: list[str], sai
     assert said in str(refused.exception)
 
 
+def test_a_ramp_turned_round_is_told_to_be_swapped() -> None:
+    refused = lab_command("lr-find", "-c", TINY, "--from", "1", "--to", "1e-6")
+    assert isinstance(refused.exception, ConfigError)
+    assert refused.exception.remedies == ("swap them: --from 1e-06 --to 1",)
+    refused = lab_command("lr-find", "-c", TINY, "--from", "1", "--to", "1")
+    assert isinstance(refused.exception, ConfigError)
+    assert refused.exception.remedies == ("leave both out: --from 1e-6 --to 1",)
+
+
 def test_help_and_dry_runs_import_nothing_heavy() -> None:
     program = (
         "import sys; from vlmpipe.cli import lab;"

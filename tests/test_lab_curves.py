@@ -36,7 +36,8 @@ def test_the_rate_is_read_off_where_the_loss_falls_fastest(rate: float) -> None:
     assert rate / 2 < found.learning_rate < rate * 2
     assert found.minimum is not None
     assert found.learning_rate < found.minimum
-    assert found.valley is not None
+    assert found.onset is not None
+    assert rate / 30 < found.onset <= found.learning_rate
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -56,6 +57,27 @@ def test_a_loss_that_still_falls_at_the_end_gives_no_rate_and_says_where_to_go()
     found = suggest(RATES[:30], [4 - place / 10 for place in range(30)])
     assert found.learning_rate is None
     assert "--to" in found.reason
+    ended = suggest(ramp(1e-6, 1.0, 30), [4 - place / 10 for place in range(30)])
+    assert ended.learning_rate is None
+    assert "--to" not in ended.reason  # train.learning_rate ends there
+
+
+def test_the_careful_rate_does_not_lie_where_a_loss_only_creeps() -> None:
+    """A long slow slope before the fall is its longest part, and does no work."""
+    losses = [each - 0.002 * place for place, each in enumerate(valley_at(3e-3, noise=0.001))]
+    found = suggest(RATES, losses)
+    assert found.onset is not None
+    assert 3e-4 < found.onset < 3e-3
+
+
+def test_a_curves_picture_shows_its_lowest_and_all_losses_before_it() -> None:
+    from vlmpipe.training.lab.drawing import _heights
+    from vlmpipe.training.lab.lr_curve import smoothed
+
+    losses = [4.0, 5.5, 3.9, 4.0, 3.0, 2.0, 0.4, 2.1, 2.0, 2.2, 30.0]
+    low, top = _heights(losses, smoothed(losses))
+    assert low < 0.4
+    assert 5.5 < top < 30
 
 
 def test_a_ramp_that_diverged_at_once_gives_no_rate() -> None:

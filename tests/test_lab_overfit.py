@@ -116,6 +116,7 @@ def test_a_ramp_suggests_a_rate_that_trains_and_keeps_its_curve(tmp_path: Path) 
     assert rate is not None
     assert 1e-4 < rate < 5e-2
     assert found.setting == f"train.learning_rate={rate / 0.5:.1e}"
+    assert "ramp of 30 steps" in found.as_json()["dependence"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "curve.csv",
         "curve.png",

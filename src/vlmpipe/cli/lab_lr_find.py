@@ -29,7 +29,11 @@ def lr_find(
     start: Annotated[float, typer.Option("--from", help="First rate.", min=1e-12)] = 1e-6,
     stop: Annotated[float, typer.Option("--to", help="Last rate.", min=1e-12)] = 1.0,
     steps: Annotated[
-        int, typer.Option(help="Steps, in equal ratios of the rate.", min=LEAST_STEPS)
+        int,
+        typer.Option(
+            help="Steps, in equal ratios of the rate; the more, the lower the rate found.",
+            min=LEAST_STEPS,
+        ),
     ] = 60,
     as_json: options.AsJson = False,
 ) -> None:
@@ -40,9 +44,7 @@ def lr_find(
     from vlmpipe.cli.lab_opening import in_lab  # the stages would slow `--help`
 
     if start >= stop:
-        raise ConfigError(
-            f"--from {start:g} is not below --to {stop:g}", f"raise the end: --to {start * 1e6:g}"
-        )
+        raise ConfigError(f"--from {start:g} is not below --to {stop:g}", _way_out(start, stop))
     loaded = load_config(config or (), overrides or ())
 
     def work(
@@ -61,6 +63,12 @@ def lr_find(
         _print(found, Console())
 
 
+def _way_out(start: float, stop: float) -> str:
+    if start > stop:
+        return f"swap them: --from {stop:g} --to {start:g}"
+    return "leave both out: --from 1e-6 --to 1"
+
+
 def _print(found: LrFind, console: Console) -> None:
     suggestion, taken = found.suggestion, len(found.rates)
     ended = f"; it diverged at step {taken + 1}" if taken < found.asked else ""
@@ -73,7 +81,7 @@ def _print(found: LrFind, console: Console) -> None:
         _line(console, f"  {suggestion.reason}")
         _line(
             console,
-            f"  more careful, the middle of the longest fall: {suggestion.valley:.1e};"
+            f"  more careful, where the fall begins: {suggestion.onset:.1e};"
             f" lowest loss, too high to train with: {suggestion.minimum:.1e}"
             + (
                 f" (rates of the phase, {found.scale:g} times train.learning_rate)"
@@ -81,6 +89,7 @@ def _print(found: LrFind, console: Console) -> None:
                 else ""
             ),
         )
+        _line(console, f"  {found.dependence}")
     _line(console, f"curve: {found.csv}" + (f", {found.png}" if found.png else ""))
 
 

@@ -33,11 +33,8 @@ def draw_lr_curve(
         axes.plot(rates, losses, ".", color=FAINT, markersize=5, label="loss after a step")
         axes.plot(rates, curve, color=COLOURS[0], linewidth=2, label="smoothed")
         axes.set_xscale("log")
-        # What diverges at the end would press everything else flat.
-        low, first = min(curve), curve[0]
-        top = max(first, *curve[: max(1, len(curve) // 2)]) + 0.2 * max(first - low, 0.05 * first)
-        axes.set_ylim(low - 0.15 * (top - low), top)
-        axes.set(xlabel="learning rate", ylabel="loss, nats a token")
+        axes.set_ylim(*_heights(losses, curve))
+        axes.set(xlabel=f"learning rate, over {len(rates)} steps", ylabel="loss, nats a token")
         _mark_rates(axes, suggestion)
         axes.legend(frameon=False, loc="lower left", fontsize=8)
 
@@ -79,6 +76,15 @@ def draw_sweep(path: Path, rows: Sequence[TrialRow], metric: str) -> bool:
     return _saved(path, (7.2, 1.4 + 0.42 * len(labels)), draw)
 
 
+def _heights(losses: Sequence[float], curve: Sequence[float]) -> tuple[float, float]:
+    """Every loss up to the lowest smoothed one, and the lowest of all, with room at both ends; what
+    diverges afterwards would press them flat.
+    """
+    low, high = min(losses), max(losses[: 1 + curve.index(min(curve))])
+    room = 0.1 * max(high - low, 0.05 * abs(high))
+    return low - room, high + room
+
+
 def _by_mean(rows: Sequence[TrialRow], metric: str) -> list[str]:
     """Settings, the best on average first."""
     values: dict[str, list[float]] = {}
@@ -94,7 +100,7 @@ def _mark_rates(axes: Axes, suggestion: Suggestion) -> None:
         return
     axes.axvline(suggestion.learning_rate, color=COLOURS[1], linewidth=1.5)
     title = f"suggested: {suggestion.learning_rate:.1e}"
-    for name, rate in (("valley", suggestion.valley), ("lowest", suggestion.minimum)):
+    for name, rate in (("fall begins", suggestion.onset), ("lowest", suggestion.minimum)):
         if rate is not None:
             axes.axvline(rate, color=FAINT, linewidth=1, linestyle="--")
             title += f"   {name}: {rate:.1e}"

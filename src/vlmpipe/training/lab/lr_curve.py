@@ -2,9 +2,11 @@
 
 Smith, Cyclical Learning Rates for Training Neural Networks (WACV 2017, arXiv 1506.01186): the rate
 rises from step to step, and where the loss falls, and then rises, shows which rates will do. The
-rate is taken where the smoothed loss falls fastest, fastai's `steep`; beside it is given the middle
-of the longest falling stretch, which its `valley` takes as well. That one lies too low where an
-adapter begins with B = 0: the loss creeps down long before a rate does any work.
+rate is taken where the smoothed loss falls fastest, fastai's `steep`; beside it are given the rate
+at which the fall begins, Smith's lower bound, and the one at which the loss is lowest.
+
+What is read off depends on how long the ramp is: the loss also falls because steps add up, so that
+a ramp of more steps has come down at a lower rate already.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ LEAST_FALL = 0.03
 NOISE_FACTOR = 5.0
 """The fall must be this many times the standard error of a smoothed loss: of some tens of them the
 lowest lies two or three below the mean by chance, and the error itself is estimated."""
+
+HIGHEST = 1.0
+"""Where `train.learning_rate` ends."""
 
 BEGUN = 0.1
 """Share of the fall; before it, and where the curve is at its lowest, no slope is looked at."""
@@ -65,8 +70,8 @@ class Suggestion:
     """None where the curve has no minimum that can be told from noise."""
 
     reason: str
-    valley: float | None = None
-    """Middle of the longest falling stretch: the careful choice."""
+    onset: float | None = None
+    """Rate at which the fall begins, never above the suggested one: the careful choice."""
 
     minimum: float | None = None
     """Rate at the lowest smoothed loss: already too high to train with."""
@@ -89,13 +94,12 @@ def suggest(rates: Sequence[float], losses: Sequence[float]) -> Suggestion:
     slopes = np.gradient(smoothed(curve), np.log10(rates))
     begun = _begun(losses, curve, lowest)
     steepest = begun + int(np.argmin(slopes[begun : lowest + 1]))
-    first, last = _longest_fall(curve[: lowest + 1])
     return Suggestion(
         rates[steepest],
         f"the smoothed loss falls fastest here, by {-slopes[steepest]:.3g} nats a"
         f" token for a tenfold rate, on its way from {_start(losses):.3g} to {curve[lowest]:.3g};"
         f" from {rates[lowest]:.2g} on it rises",
-        valley=rates[first + (last - first) // 2],
+        onset=rates[begun],
         minimum=rates[lowest],
     )
 
@@ -113,9 +117,10 @@ def _obstacle(
             f" value is uncertain by {noise:.2g}"
         )
     if lowest >= len(curve) - 1 - WINDOW // 2:
+        further = min(rates[-1] * 100, HIGHEST)
         return (
             f"the loss still falls at {rates[-1]:.2g}, the end of the ramp: where it rises was not"
-            f" seen; go further: --to {min(rates[-1] * 100, 10):g}"
+            " seen" + (f"; go further: --to {further:g}" if further > rates[-1] else "")
         )
     return None
 
@@ -137,15 +142,3 @@ def _noise(losses: Sequence[float]) -> float:
     """
     early = np.asarray(losses[: max(WINDOW, len(losses) // 2)])
     return float(np.diff(early).std() / math.sqrt(2) / math.sqrt(WINDOW))
-
-
-def _longest_fall(curve: Sequence[float]) -> tuple[int, int]:
-    """Ends of the longest decreasing subsequence, as places in the curve."""
-    length = [1] * len(curve)
-    start = list(range(len(curve)))
-    for place in range(len(curve)):
-        for before in range(place):
-            if curve[place] < curve[before] and length[before] + 1 > length[place]:
-                length[place], start[place] = length[before] + 1, start[before]
-    last = int(np.argmax(length))
-    return start[last], last

@@ -56,6 +56,14 @@ class LrFind:
     """None without matplotlib."""
 
     @property
+    def dependence(self) -> str:
+        """On what the rate depends beside the data."""
+        return (
+            f"read off a ramp of {self.asked} steps: steps add up, and a longer ramp gives a lower"
+            " rate, a shorter one a higher; compare rates of the same --steps alone"
+        )
+
+    @property
     def setting(self) -> str | None:
         """The suggestion as a word of the command line."""
         rate = self.suggestion.learning_rate
@@ -70,6 +78,7 @@ class LrFind:
             "diverged": len(self.rates) < self.asked,
             "setting": self.setting,
             "suggestion": asdict(self.suggestion),
+            "dependence": self.dependence,
             "learning_rate_scale": self.scale,
             "learning_rates": list(self.rates),
             "losses": list(self.losses),

@@ -6,15 +6,23 @@ import os
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from pyarrow import parquet
 
 from data_files import config_for, picture, turns, write_lines
 from vlmpipe.config import parse_config
+from vlmpipe.data.images import decode_png, encode_png
 from vlmpipe.data.prepare import prepare_data
 from vlmpipe.data.rows import ROWS_PER_GROUP
 from vlmpipe.data.store import SplitSamples, load_split, referenced_files
+from vlmpipe.data.stored_images import StoredImage
+from vlmpipe.encoding.images import upright_size
 from vlmpipe.errors import ArtifactError
 from vlmpipe.pipeline.events import SilentReporter
 from vlmpipe.pipeline.fingerprint import HashIndex
@@ -130,3 +138,55 @@ def test_preparing_imports_no_torch(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", program, str(tmp_path)]
     told = subprocess.run(argv, capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "False"
+
+
+def test_an_image_is_read_when_its_pixels_are_needed_and_not_for_its_size(
+    train: SplitSamples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    pictures = SplitSamples.pictures
+    monkeypatch.setattr(
+        SplitSamples, "pictures", lambda self, index: read.append(index) or pictures(self, index)
+    )
+    sample = train[20]
+    (image,) = sample.images
+    size, mode = image.size, image.mode
+    assert (upright_size(image), read) == ((size[1], size[0]), [])
+    stored = decode_png(pictures(train, 20)[0])
+    for pixels in (image.tobytes(), np.asarray(image).tobytes(), image.copy().tobytes()):
+        assert pixels == stored.tobytes()
+    assert (read, image.size, image.mode, mode) == ([20], stored.size, "RGB", "RGB")
+    assert train[20] == sample
+    for again in (pickle.loads(pickle.dumps(image)), deepcopy(image)):
+        assert again.tobytes() == stored.tobytes()
+
+
+def test_any_thread_may_look_at_images(train: SplitSamples) -> None:
+    wanted = [sample.images[0].tobytes() for sample in train]
+    order = [place for start in range(ROWS_PER_GROUP) for place in range(start, COUNT, 16)]
+    with ThreadPoolExecutor(4) as pool:
+        for place, pixels in zip(
+            order, pool.map(lambda at: train[at].images[0].tobytes(), order), strict=True
+        ):
+            assert pixels == wanted[place]
+
+
+def test_a_damaged_picture_keeps_its_size_and_fails_whenever_its_pixels_are_asked_for() -> None:
+    data = encode_png(Image.effect_noise((60, 40), 90).convert("RGB"))
+    for bad in (data[:200], encode_png(Image.new("RGB", (40, 60)))):
+        image = StoredImage(40, 60, lambda bad=bad: bad)
+        assert image.size == (60, 40)
+        for _ in range(2):
+            with pytest.raises(OSError, match=r"truncated|announced"):
+                image.tobytes()
+
+
+def test_data_of_the_release_before_hold_no_sizes_and_are_still_read(
+    train: SplitSamples, tmp_path: Path
+) -> None:
+    table = parquet.read_table(train.path).drop_columns(["sizes"])
+    parquet.write_table(table, tmp_path / "train.parquet", row_group_size=ROWS_PER_GROUP)
+    old = load_split(tmp_path, "train")
+    assert [sample.images[0].tobytes() for sample in old[14:18]] == [
+        sample.images[0].tobytes() for sample in train[14:18]
+    ]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vlmpipe.data.images import decode_png, encode_png
+from vlmpipe.data.stored_images import StoredImage
 from vlmpipe.encoding.conversation import Message, Part, Sample
 
 ROWS_PER_GROUP = 16
-"""Rows that are read from the disk together: one sample costs at most so many."""
+"""Rows that are read from the disk together: one sample's pictures cost at most so many."""
 
 
 def features() -> Any:
@@ -30,16 +32,20 @@ def features() -> Any:
             "weight": Value("float64"),
             "origin": Value("string"),
             "messages": Value("string"),
+            "sizes": List(List(Value("int32"))),
             "pictures": List(Value("binary")),
         }
     )
 
 
 def to_row(sample: Sample, weight: float) -> dict[str, Any]:
-    """Messages as JSON text in which images are numbers into `pictures` (PNG files)."""
-    pictures: list[bytes] = []
+    """Messages as JSON text in which images are numbers into `pictures` (PNG files), and into
+    `sizes`, their heights and widths.
+    """
+    images = sample.images
+    places = iter(range(len(images)))
     messages = [
-        {"role": message.role, "content": [_pack(part, pictures) for part in message.parts]}
+        {"role": message.role, "content": [_pack(part, places) for part in message.parts]}
         for message in sample.messages
     ]
     return {
@@ -50,17 +56,31 @@ def to_row(sample: Sample, weight: float) -> dict[str, Any]:
         # Without its folder: the same samples from elsewhere are the same data.
         "origin": Path(sample.origin).name,
         "messages": json.dumps(messages, ensure_ascii=False),
-        "pictures": pictures,
+        "sizes": [[image.height, image.width] for image in images],
+        "pictures": [encode_png(image) for image in images],
     }
 
 
-def from_row(row: Mapping[str, Any]) -> Sample:
-    """The sample that `to_row` packed, images decoded."""
-    pictures = row["pictures"]
+def from_row(row: Mapping[str, Any], picture: Callable[[int], bytes]) -> Sample:
+    """The sample that `to_row` packed; `picture` gives one of its `pictures` when it is needed.
+
+    Data of vlmpipe 0.3 and before hold no `sizes`: their pictures are opened at once.
+    """
+    images = [
+        StoredImage(height, width, partial(picture, place))
+        for place, (height, width) in enumerate(row.get("sizes") or ())
+    ]
+
+    def unpacked(part: Mapping[str, Any]) -> Part:
+        if part["type"] == "text":
+            return str(part["text"])
+        place = int(part["image"])
+        return images[place] if images else decode_png(picture(place))
+
     return Sample(
         id=row["id"],
         messages=tuple(
-            Message(turn["role"], tuple(_unpack(part, pictures) for part in turn["content"]))
+            Message(turn["role"], tuple(map(unpacked, turn["content"])))
             for turn in json.loads(row["messages"])
         ),
         task=row["task"],
@@ -89,14 +109,7 @@ def _quiet_bars() -> Iterator[None]:
             datasets_logging.enable_progress_bar()
 
 
-def _pack(part: Part, pictures: list[bytes]) -> dict[str, Any]:
+def _pack(part: Part, places: Iterator[int]) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
-    pictures.append(encode_png(part))
-    return {"type": "image", "image": len(pictures) - 1}
-
-
-def _unpack(part: Mapping[str, Any], pictures: list[bytes]) -> Part:
-    if part["type"] == "text":
-        return str(part["text"])
-    return decode_png(pictures[part["image"]])
+    return {"type": "image", "image": next(places)}

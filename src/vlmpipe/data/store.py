@@ -5,8 +5,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, overload
+from threading import Lock
+from typing import Any, Literal, Protocol, overload, runtime_checkable
 
 from vlmpipe.data.rows import from_row
 from vlmpipe.data.sources import referenced_files
@@ -17,14 +19,39 @@ __all__ = [
     "Split",
     "SplitSamples",
     "TrainingSamples",
+    "column_of",
     "load_split",
     "load_training",
+    "origin_of",
     "referenced_files",
 ]
 
 Split = Literal["train", "heldout"]
 GENERAL_NAME = "general.parquet"
 """General samples that are trained on beside the split `train`, see `data.mixing`."""
+
+FIELDS = ("id", "task", "difficulty", "origin", "messages", "sizes")
+"""Columns that make a sample without its pictures."""
+
+
+@runtime_checkable
+class Columns(Protocol):
+    """Samples that can tell a field of all of them without making any."""
+
+    def column(self, name: str) -> list[Any]:
+        """As `SplitSamples.column`."""
+
+
+def column_of(samples: Sequence[Sample], name: str) -> list[Any]:
+    """A field of every sample, one sample at a time where they are no table."""
+    if isinstance(samples, Columns):
+        return samples.column(name)
+    return [getattr(sample, name) for sample in samples]
+
+
+def origin_of(samples: Sequence[Sample], index: int) -> str:
+    """`file:line` of a sample that cannot be read itself; empty where nothing else can tell."""
+    return str(samples.column("origin")[index]) if isinstance(samples, Columns) else ""
 
 
 def load_split(folder: Path, split: Split) -> SplitSamples:
@@ -48,9 +75,10 @@ def load_training(folder: Path) -> TrainingSamples:
 
 
 class SplitSamples(Sequence[Sample]):
-    """A split as a sequence; images are decoded when they are looked at.
+    """A split as a sequence; images are read and decoded when their pixels are looked at.
 
-    Can be sent to other processes; each opens the file for itself.
+    Can be sent to other processes; each opens the file for itself. Any thread may look at the
+    images of a sample.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,11 +98,14 @@ class SplitSamples(Sequence[Sample]):
         position = index + len(self) if index < 0 else index
         if not 0 <= position < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        return from_row(self._row(position))
+        return from_row(self._row(position, FIELDS), partial(self._picture, position))
 
     def pictures(self, index: int) -> list[bytes]:
         """A sample's images in order, encoded as they are stored."""
-        return list(self._row(index)["pictures"])
+        return list(self._row(index, ("pictures",))["pictures"])
+
+    def _picture(self, index: int, place: int) -> bytes:
+        return self.pictures(index)[place]
 
     def column(self, name: str) -> list[Any]:
         """`id`, `task`, `difficulty`, `weight` or `origin` of every row; no image is read."""
@@ -102,16 +133,22 @@ class SplitSamples(Sequence[Sample]):
         self._starts = [0]
         for group in range(self._file.num_row_groups):
             self._starts.append(self._starts[-1] + self._file.metadata.row_group(group).num_rows)
-        self._held: tuple[int, Any] = (-1, None)
+        self._held: dict[Sequence[str], tuple[int, Any]] = {}
+        self._reading = Lock()
 
-    def _row(self, position: int) -> Any:
+    def _row(self, position: int, columns: Sequence[str]) -> Any:
         group = bisect_right(self._starts, position) - 1
-        return self._group(group).slice(position - self._starts[group], 1).to_pylist()[0]
+        rows = self._group(group, columns)
+        return rows.slice(position - self._starts[group], 1).to_pylist()[0]
 
-    def _group(self, group: int) -> Any:
-        if self._held[0] != group:
-            self._held = (group, self._file.read_row_group(group))
-        return self._held[1]
+    def _group(self, group: int, columns: Sequence[str]) -> Any:
+        """Some columns of a row group; the last one asked for is held."""
+        with self._reading:
+            held, rows = self._held.get(columns, (-1, None))
+            if held != group:
+                rows = self._file.read_row_group(group, columns=list(columns))
+                self._held[columns] = (group, rows)
+            return rows
 
 
 @dataclass(frozen=True)

@@ -80,12 +80,15 @@ def test_help_and_dry_runs_import_nothing_heavy() -> None:
 @pytest.mark.slow
 def test_a_failed_overfit_exits_5_with_its_causes_and_publishes_only_setup(tmp_path: Path) -> None:
     words = micro(tmp_path, learning_rate=1e-8)
-    told = lab_command("overfit", *words, "--samples", "1", "--steps", "6", "--json")
+    told = lab_command("overfit", *words, "--samples", "50", "--steps", "6", "--json")
     assert told.exit_code == 5, told.output
     found = json.loads(told.stdout)
     assert found["passed"] is False
     assert found["findings"][0]["cause"] == "the learning rate is too low"
     assert found["answers"][0]["reference"].startswith("<table>")
+    assert found["samples"] == found["available"] < found["asked"]["samples"] == 50
+    taken = found["samples"]
+    assert f"all {taken} training samples are taken: there are no 50" in told.stderr
     run = tmp_path / "outputs" / "micro"
     assert (run / "lab" / "overfit" / "result.json").is_file()
     assert [path.name for path in run.glob("[0-9]_*")] == ["1_setup"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,36 @@ def test_rows_are_sorted_by_what_is_better_and_failures_are_last() -> None:
     assert [each.number for each in ranked(rows, "heldout/loss/tuned")] == [2, 3, 1]
 
 
+def test_a_sweeps_picture_names_what_failed_and_bars_only_where_there_are_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vlmpipe.training.lab import drawing
+
+    drawn: list[Any] = []
+
+    def keep(path: Path, size: tuple[float, float], draw: Any) -> bool:
+        from matplotlib.figure import Figure
+
+        axes = Figure().add_subplot()
+        draw(axes)
+        drawn.append(axes)
+        return True
+
+    monkeypatch.setattr(drawing, "_saved", keep)
+    rows = [row("a", 1, 0.0), row("a", 2, None), row("b", 1, 1.0), row("c", 1, None)]
+    drawing.draw_sweep(tmp_path / "a.png", rows, "heldout/teds/tuned")
+    (axes,) = drawn
+    names = [each.get_text() for each in axes.get_yticklabels()]
+    assert names == ["r=b", "r=a (1 of 2 failed)", "r=c (failed)"]
+    assert axes.get_xlim() == (0, 1)
+    assert "bars" not in axes.get_xlabel()
+    wide = [replace(rows[2], interval=(-0.1, 1.3))]
+    drawing.draw_sweep(tmp_path / "a.png", wide, "heldout/gain/tuned")
+    assert "bars: 95 %" in drawn[1].get_xlabel()
+    assert drawn[1].get_xlim()[0] < -0.1
+    assert drawn[1].get_xlim()[1] > 1.3
+
+
 def test_pictures_are_drawn(tmp_path: Path) -> None:
     from PIL import Image
 
@@ -217,4 +248,6 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
     assert draw_sweep(tmp_path / "b.png", rows, "heldout/teds/tuned")
     for name in ("a.png", "b.png"):
         assert min(Image.open(tmp_path / name).size) > 200
+    zeros = [replace(each, metric=0.0, interval=(0.0, 0.0)) for each in rows[:3]]
+    assert draw_sweep(tmp_path / "zeros.png", zeros, "heldout/teds/tuned")
     assert not draw_sweep(tmp_path / "c.png", [row("a", 1, None)], "heldout/teds/tuned")

@@ -65,7 +65,7 @@ def _print(found: Overfit, console: Console) -> None:
     _line(
         console,
         f"loss {found.loss_before:.4g} -> {found.loss:.4g} nats a token in {len(found.steps)} steps"
-        f" (limit {found.asked.limit:g})",
+        f" (limit {found.asked.limit:g}), over {_taken(found)}",
     )
     if found.blank_loss is not None:
         _line(console, f"with white images in the place of its own: {found.blank_loss:.4g}")
@@ -80,6 +80,13 @@ def _print(found: Overfit, console: Console) -> None:
         _line(console, f"  {finding.evidence}")
         for remedy in finding.remedies:
             console.print(f"  [cyan]->[/] {escape(remedy)}", highlight=False, soft_wrap=True)
+
+
+def _taken(found: Overfit) -> str:
+    taken, asked = len(found.recitals), found.asked.samples
+    if taken < asked:
+        return f"all {taken} training samples: --samples {asked} asks for more than there are"
+    return f"{taken} of {found.available} training samples"
 
 
 def _print_answer(each: Recital, console: Console) -> None:

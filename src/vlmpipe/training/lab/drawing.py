@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlmpipe.evaluation.report.plots import COLOURS
 from vlmpipe.pipeline.files import write_bytes
@@ -42,13 +42,13 @@ def draw_lr_curve(
 
 
 def draw_sweep(path: Path, rows: Sequence[TrialRow], metric: str) -> bool:
-    """Each setting's metric with its interval, best on top, seeds beside each other; False where
-    nothing can draw, or no trial has a metric.
+    """Each setting's metric with its interval, best on top, seeds beside each other; those that
+    failed are named at the bottom. False where nothing can draw, or no trial has a metric.
     """
     measured = [row for row in rows if row.metric is not None]
     if not measured:
         return False
-    labels = _by_mean(measured, metric)
+    labels = list(dict.fromkeys([*_by_mean(measured, metric), *(row.label for row in rows)]))
     seeds = list(dict.fromkeys(row.seed for row in sorted(measured, key=lambda row: row.number)))
     # In the order of their first trial, drawn and named alike.
     drawn = sorted(measured, key=lambda row: seeds.index(row.seed))
@@ -61,11 +61,15 @@ def draw_sweep(path: Path, rows: Sequence[TrialRow], metric: str) -> bool:
             if row.interval:
                 axes.plot(row.interval, (height, height), color=colour, linewidth=1.5, alpha=0.6)
             label = f"seed {row.seed}" if len(seeds) > 1 else ""
-            axes.plot(value, height, "o", color=colour, markersize=5, label=label)
-        axes.set_yticks(range(len(labels)), labels, fontsize=8)
+            # Over the axis, where a value of zero lies.
+            marker: dict[str, Any] = {"markersize": 5, "zorder": 3, "clip_on": False}
+            axes.plot(value, height, "o", color=colour, label=label, **marker)
+        names = [label + _failures(rows, label) for label in labels]
+        axes.set_yticks(range(len(labels)), names, fontsize=8)
         axes.set_ylim(len(labels) - 0.4, -0.6)
+        axes.set_xlim(*_within_range(axes.get_xlim(), measured))
         better = "smaller" if is_smaller_better(metric) else "larger"
-        axes.set(xlabel=f"{metric} ({better} is better; bars: 95 %, over samples)")
+        axes.set(xlabel=f"{metric} ({better} is better)\n{_bars(measured)}")
         if len(seeds) > 1:
             handles, names = axes.get_legend_handles_labels()
             known = dict(zip(names, handles, strict=True))
@@ -74,6 +78,32 @@ def draw_sweep(path: Path, rows: Sequence[TrialRow], metric: str) -> bool:
             )
 
     return _saved(path, (7.2, 1.4 + 0.42 * len(labels)), draw)
+
+
+def _failures(rows: Sequence[TrialRow], label: str) -> str:
+    own = [row for row in rows if row.label == label]
+    failed = sum(row.metric is None for row in own)
+    if not failed:
+        return ""
+    return " (failed)" if failed == len(own) else f" ({failed} of {len(own)} failed)"
+
+
+def _bars(rows: Sequence[TrialRow]) -> str:
+    """What the bars are, where any can be seen."""
+    intervals = [row.interval for row in rows if row.interval]
+    if any(low < high for low, high in intervals):
+        return "bars: 95 %, over samples"
+    return "95 % intervals over samples have no width" if intervals else "no intervals"
+
+
+def _within_range(limits: tuple[float, float], rows: Sequence[TrialRow]) -> tuple[float, float]:
+    """The axis without values that such a metric cannot have: none of those measured is below zero,
+    or in a score above 1.
+    """
+    values = [row.metric or 0.0 for row in rows]
+    values += [end for row in rows for end in row.interval or ()]
+    low, high = limits
+    return (0.0 if min(values) >= 0 > low else low, 1.0 if max(values) <= 1 < high else high)
 
 
 def _heights(losses: Sequence[float], curve: Sequence[float]) -> tuple[float, float]:
@@ -98,12 +128,16 @@ def _mark_rates(axes: Axes, suggestion: Suggestion) -> None:
     if suggestion.learning_rate is None:
         axes.set_title("no rate can be read off", loc="left", fontsize=9)
         return
-    axes.axvline(suggestion.learning_rate, color=COLOURS[1], linewidth=1.5)
-    title = f"suggested: {suggestion.learning_rate:.1e}"
-    for name, rate in (("fall begins", suggestion.onset), ("lowest", suggestion.minimum)):
+    named = {
+        "fall begins": suggestion.onset,
+        "suggested": suggestion.learning_rate,
+        "lowest": suggestion.minimum,
+    }
+    for name, rate in named.items():
         if rate is not None:
-            axes.axvline(rate, color=FAINT, linewidth=1, linestyle="--")
-            title += f"   {name}: {rate:.1e}"
+            colour, style = (COLOURS[1], "-") if name == "suggested" else (FAINT, "--")
+            axes.axvline(rate, color=colour, linewidth=1.5, linestyle=style)
+    title = "   ".join(f"{name}: {rate:.1e}" for name, rate in named.items() if rate is not None)
     axes.set_title(title, loc="left", fontsize=9)
 
 

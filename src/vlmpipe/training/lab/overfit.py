@@ -80,6 +80,9 @@ class Overfit:
     """What came of it."""
 
     asked: Heart
+    available: int
+    """Training samples that there are."""
+
     steps: tuple[Step, ...]
     loss_before: float
     loss: float
@@ -99,6 +102,8 @@ class Overfit:
         return {
             "passed": self.passed,
             "asked": asdict(self.asked),
+            "samples": len(self.recitals),
+            "available": self.available,
             "steps": len(self.steps),
             "loss_before": self.loss_before,
             "loss": self.loss if math.isfinite(self.loss) else None,
@@ -142,7 +147,11 @@ def overfit(
         folder,
         reporter,
     )
-    found = _learn(session, samples, asked)
+    if len(samples) < asked.samples:
+        reporter.note(
+            f"all {len(samples)} training samples are taken: there are no {asked.samples}"
+        )
+    found = replace(_learn(session, samples, asked), available=len(data.train))
     write_json(folder / "result.json", found.as_json())
     return found
 
@@ -189,7 +198,8 @@ def _learn(session: TrainingSession, samples: Sequence[Sample], asked: Heart) ->
     loss = _loss(session, samples)
     recitals = course.recitals or recite(session, samples)
     blank = _blank_loss(session, samples)
-    found = Overfit(asked, tuple(course.steps), before, loss, blank, tuple(recitals), ())
+    steps = tuple(course.steps)
+    found = Overfit(asked, len(samples), steps, before, loss, blank, tuple(recitals), ())
     if found.passed:
         return found
     wrong = [each.departure for each in recitals if not each.same]

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from vlmpipe.cli import app, audit
+from vlmpipe.config.train import TrainConfig
 from vlmpipe.encoding.encoder import Encoder
 from vlmpipe.errors import ArtifactError, StageError
 from vlmpipe.models.families import Family
 from vlmpipe.stages import s1_setup
+from vlmpipe.training.audits.cache_folder import audit_cache_folder
 
 WORDS = [
     "model.id=embedded:random-qwen2_5_vl",
@@ -84,6 +86,7 @@ def test_as_json_it_is_one_object(at: Path, capsys: pytest.CaptureFixture[str]) 
         "masks of phase large",
         "image tokens",
         "precision and targets",
+        "packing",
         "features of the tower",
         "largest batch of phase small",
         "largest batch of phase large",
@@ -135,6 +138,45 @@ def test_a_sample_that_is_too_long_does_not_keep_the_model_from_being_audited(
     shown = capsys.readouterr().out
     assert "note: taking setup as it is" in shown
     assert "ok    precision and targets" in shown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [90, 40])
+def test_lengths_packing_and_cache_folder_are_told_together(
+    length: int, at: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (at / "a_file").write_text("no folder", encoding="utf-8")
+    with pytest.raises(StageError, match="3 of 12 audits found a fault") as caught:
+        audited(
+            f"train.max_length={length}",
+            "model.attn_implementation=eager",
+            "train.packing=on",
+            "train.vision_cache=disk",
+            "train.vision_cache_folder=a_file/features",
+        )
+    told = "\n".join(caught.value.problems)
+    assert f"longer than train.max_length={length}" in told
+    assert "packing: train.packing=on is not possible" in told
+    assert "folder of the vision cache: the folder for features of images" in told
+    assert any("train.vision_cache_folder=" in remedy for remedy in caught.value.remedies)
+    assert "ok    gradients of phase large" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_parts_that_the_tower_has_not_are_a_fault_among_others(
+    at: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(StageError, match="2 of 5 audits") as caught:
+        audited('train.unfreeze=["last_blocks:99"]', "train.max_length=40")
+    told = "\n".join(caught.value.problems)
+    assert "precision and targets: " in told
+    assert "last_blocks:99" in told
+
+
+def test_a_cache_folder_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
+    settings = TrainConfig(vision_cache="disk", vision_cache_folder=tmp_path / "a" / "b")
+    assert audit_cache_folder(settings) == tmp_path / "a" / "b"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_setup_it_says_the_command(at: Path) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
 from vlmpipe.config import Config
 from vlmpipe.encoding.conversation import Sample
-from vlmpipe.errors import StageError
+from vlmpipe.errors import ConfigError, StageError
 from vlmpipe.models.base import BaseModelFolder
 from vlmpipe.models.loading import resolve_dtype
 from vlmpipe.models.wrapping import unwrapped
 from vlmpipe.training.adapter import open_parts
 from vlmpipe.training.audits.batches import audit_batch
+from vlmpipe.training.audits.cache_folder import audit_cache_folder
 from vlmpipe.training.audits.census import Census, take_census
 from vlmpipe.training.audits.gradient_flow import GradientFlow, audit_gradient_flow
 from vlmpipe.training.audits.image_tokens import (
@@ -37,6 +39,7 @@ from vlmpipe.training.startup import TrialStep
 
 MASKED_SAMPLES = 32
 PROBED_SAMPLES = 3
+ANY_LENGTH = 2**31
 
 Found = TypeVar("Found")
 Given = ParamSpec("Given")
@@ -120,10 +123,11 @@ def audit_model(config: Config, base: BaseModelFolder, data: TrainingData) -> Mo
         samples=len(data.train),
     )
     run = _Audits(config, base, data, audit)
-    preparation = run.check("samples and phases", prepare, config, base, data, 1)
+    preparation = run.prepared()
     if preparation is not None:
-        audit.lengths = preparation.length_audit
         run.over_samples(preparation)
+    if config.train.vision_cache == "disk" and base.family.has_vision:
+        run.check("folder of the vision cache", audit_cache_folder, config.train)
     loaded = run.check("precision and targets", load_trainable, config, base, audit.dtype)
     if loaded is not None:
         model, audit.census = loaded
@@ -149,12 +153,26 @@ class _Audits:
         """What the work returns; None, and a fault more, where it refuses."""
         try:
             result = work(*args, **options)
-        except StageError as error:
+        except (StageError, ConfigError) as error:
             fault = Check(name, error.message, error.problems, error.remedies)
             self.found.checks.append(fault)
             return None
         self.found.checks.append(Check(name))
         return result
+
+    def prepared(self) -> Preparation | None:
+        """Phases and batches; where the samples are at fault, those of settings that bear with
+        them, so that whatever else is wrong is found too.
+        """
+        name = "samples and phases"
+        preparation = self.check(name, prepare, self.config, self.base, self.data, 1)
+        if preparation is not None:
+            self.found.lengths = preparation.length_audit
+            return preparation
+        for lenient in _lenient(self.config):
+            with suppress(StageError):
+                return prepare(lenient, self.base, self.data, 1)
+        return None
 
     def over_samples(self, preparation: Preparation) -> None:
         """Masks and image tokens, before any model is loaded."""
@@ -173,7 +191,7 @@ class _Audits:
 
     def over_model(self, model: Any, preparation: Preparation) -> None:
         """The tower's rows, the largest batches, the gradients."""
-        packed, _ = packing_for(self.config, model)
+        packed, _ = self.check("packing", packing_for, self.config, model) or (False, "")
         preparation = repacked(preparation, packed, self.base, self.data)
         if packed:
             install_packed_attention(model)
@@ -238,6 +256,15 @@ class _Audits:
         indices = list(dict.fromkeys(phase.indices))
         stride = -(-len(indices) // MASKED_SAMPLES)
         return [self.data.train[index] for index in indices[::stride]]
+
+
+def _lenient(config: Config) -> Iterator[Config]:
+    """Without the samples that are too long; where none is left, with them."""
+    data = config.data.model_copy(update={"on_bad_sample": "skip"})
+    for length in (config.train.max_length, ANY_LENGTH):
+        settings = {"on_empty_phase": "widen", "max_length": length}
+        train = config.train.model_copy(update=settings)
+        yield config.model_copy(update={"data": data, "train": train})
 
 
 def _texts(check: Check) -> Sequence[str]:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from model_folders import RANDOM_MODELS, contract_of, model_folder, table_sample
 from training_runs import base_of, run_training, samples_for, tiny_config
+from vlmpipe.config import parse_config
 from vlmpipe.encoding.contract import read_contract
 from vlmpipe.encoding.encoder import Encoder
 from vlmpipe.evaluation.validation.subjects import open_subjects
@@ -22,6 +23,7 @@ from vlmpipe.models.families import family_of
 from vlmpipe.models.loading import load_model, load_tokenizer
 from vlmpipe.models.wrapping import unwrapped
 from vlmpipe.pipeline.events import SilentReporter
+from vlmpipe.training import input_casts
 from vlmpipe.training.batching.collator import pad_batch
 from vlmpipe.training.phase_adapters import read_index
 from vlmpipe.training.phase_trainer import PhaseTrainer
@@ -283,3 +285,18 @@ def test_a_frozen_tower_gets_no_backward_pass_under_gradient_checkpointing(tmp_p
         run_training("random-qwen2_5_vl", tmp_path / "v001", config)
     assert watched
     assert not any(watched)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_casts_that_autocast_undoes_are_left_out_and_change_no_bit(
+    checkpointing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(method="qlora", gradient_checkpointing=checkpointing)
+    config = parse_config({**config.model_dump(by_alias=True), "model": {"dtype": "bfloat16"}})
+    run_training("random-qwen2_5_vl", tmp_path / "lean", config)
+    monkeypatch.setattr(input_casts, "FLAG", "no_layer_has_this")
+    run_training("random-qwen2_5_vl", tmp_path / "plain", config)
+    lean, plain = (steps_of(tmp_path / name) for name in ("lean", "plain"))
+    assert [row["loss"] for row in lean] == [row["loss"] for row in plain]
+    assert [row["grad_norm"] for row in lean] == [row["grad_norm"] for row in plain]

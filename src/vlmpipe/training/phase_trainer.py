@@ -25,6 +25,7 @@ from vlmpipe.training.distributed.trainer import (
     SYNC_EACH_BATCH,
     SharedModelTrainer,
 )
+from vlmpipe.training.input_casts import without_input_casts
 from vlmpipe.training.loss.supervised_head import keeping_forward
 from vlmpipe.training.optimizer import training_optimizer
 from vlmpipe.training.vision_cache.features import as_encoder_outputs
@@ -115,6 +116,11 @@ class PhaseTrainer(SafeCheckpoints, SharedModelTrainer, GuardedSteps, CountedSte
         state = torch.load(path, map_location="cpu", weights_only=True)
         load_optimizer_state(optimizer, state)
         return optimizer
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        """Forward and backward of one micro-batch."""
+        with without_input_casts(self.model, autocast=self.work.dtype != "float32"):
+            return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(
         self,

@@ -23,6 +23,7 @@ from vlmpipe.training.batching.rows import Row
 from vlmpipe.training.curriculum import Phase, of_different_parts
 from vlmpipe.training.dry_run.cases import PhaseCase
 from vlmpipe.training.dry_run.run import dry_run
+from vlmpipe.training.input_casts import without_input_casts
 from vlmpipe.training.input_gradients import drop_input_gradients
 from vlmpipe.training.loss.head_memory import measure_head_memory
 from vlmpipe.training.loss.head_proof import prove_head
@@ -49,10 +50,11 @@ class TrialStep:
 
     def __call__(self, batch: Mapping[str, Any]) -> None:
         """Leave the gradients of one batch in the model."""
-        with autocast(self.device.type, self.autocast_dtype):
-            outputs = self.forward(batch)
-            loss = outputs.loss_sum / max(outputs.tokens, 1)
-        loss.backward()
+        with without_input_casts(self.model, autocast=self.autocast_dtype is not None):
+            with autocast(self.device.type, self.autocast_dtype):
+                outputs = self.forward(batch)
+                loss = outputs.loss_sum / max(outputs.tokens, 1)
+            loss.backward()
 
     def forward(self, batch: Mapping[str, Any]) -> Any:
         """The summed loss of a collated batch."""

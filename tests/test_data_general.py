@@ -259,12 +259,12 @@ def test_a_bad_line_is_named_or_skipped_as_others_are(tmp_path: Path) -> None:
     sources = [{"path": str(path)}]
     with pytest.raises(BadSamplesError) as caught:
         prepared(tmp_path / "out", config_of(n=120, general_sources=sources))
-    assert caught.value.problems[0].startswith(f"{path}:5: not valid JSON")
+    assert caught.value.problems[0].startswith(f"data.general_sources: {path}:5: not valid JSON")
     assert list((tmp_path / "out").iterdir()) == []
     skip = config_of(n=120, general_sources=sources, on_bad_sample="skip")
     summary = prepared(tmp_path / "out", skip)
     assert summary.skipped == 1
-    assert summary.problems[0].startswith(f"{path}:5:")
+    assert summary.problems[0].startswith(f"data.general_sources: {path}:5:")
     assert summary.general is not None
     assert summary.general.samples == 5
 

@@ -193,6 +193,28 @@ def test_an_image_of_too_many_tokens_is_named_by_file_and_line(tmp_path: Path) -
     assert "more than train.max_length=100" in problem
 
 
+def test_only_what_can_make_a_sample_fit_is_proposed_for_its_length() -> None:
+    """Smaller images do not help where the text alone is too long."""
+    check = length_check(parse_config({"train": {"max_length": 100}}), encoder_of("random-qwen3"))
+    sample = Sample(
+        "a", (Message("user", ("word " * 200,)), Message("assistant", ("ok",))), "table"
+    )
+    wordy = check(sample) or ""
+    needed = int(wordy.split()[1])
+    assert f"({needed} of text, 0 of images)" in wordy
+    assert f"train.max_length={needed};" in wordy
+    assert "max_pixels" not in wordy
+    enough = parse_config({"train": {"max_length": needed}})
+    assert length_check(enough, encoder_of("random-qwen3"))(sample) is None
+    large = Sample(
+        "b", (Message("user", (picture(600, 600),)), Message("assistant", ("ok",))), "table"
+    )
+    seen = length_check(
+        parse_config({"train": {"max_length": 100}}), encoder_of("random-qwen2_5_vl")
+    )
+    assert "or make images smaller: model.max_pixels" in (seen(large) or "")
+
+
 def test_the_length_check_lets_pass_what_fits() -> None:
     sample = Sample(
         "a", (Message("user", (picture(),)), Message("assistant", ("ok",))), task="table"

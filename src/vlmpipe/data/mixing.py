@@ -117,8 +117,12 @@ class GeneralMix:
 
     @property
     def problems(self) -> Sequence[str]:
-        """`file:line: what`; a generated sample that the model cannot take is no one's fault."""
-        return self.auditor.problems if self.config.data.general_sources else ()
+        """`data.general_sources: file:line: what`; a generated sample that the model cannot take is
+        no one's fault.
+        """
+        if not self.config.data.general_sources:
+            return ()
+        return [f"data.general_sources: {each}" for each in self.auditor.problems]
 
     def fill(self) -> None:
         """Draw and audit the samples, a few in memory at a time."""

@@ -11,6 +11,7 @@ from vlmpipe.data.prepare import DataSummary, prepare_data
 from vlmpipe.data.sources import referenced_files, refuse_unreadable
 from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.encoding.encoder import Encoder
+from vlmpipe.encoding.images import upright_size
 from vlmpipe.engines.hf import HfEngine
 from vlmpipe.evaluation.validation.general_probe import refuse_missing_probe
 from vlmpipe.models.base import BaseModelFolder, model_files, resolve_base
@@ -30,6 +31,11 @@ def run(context: StageContext) -> Outcome:
     refuse_unreadable(config.data.sources)
     if config.data.general_ratio:
         refuse_unreadable(config.data.general_sources, "data.general_sources")
+    elif config.data.general_sources:
+        context.reporter.note(
+            "data.general_sources has no effect: data.general_ratio=0 mixes no general samples in;"
+            " 0.1 to 0.2 keeps most of what the base could"
+        )
     refuse_missing_probe(config)
     base = resolve_base(config.model, context.folder)
     context.reporter.note(
@@ -95,9 +101,13 @@ def length_check(config: Config, encoder: Encoder) -> Callable[[Sample], str | N
         tokens = encoder.token_count(sample.messages)
         if tokens <= limit:
             return None
+        seen = sum(encoder.contract.grid.tokens(*upright_size(each)) for each in sample.images)
+        helps = seen and tokens - seen < limit
+        smaller = ", or make images smaller: model.max_pixels" if helps else ""
         return (
-            f"takes {tokens} tokens, more than train.max_length={limit}"
-            " (raise it, or lower model.max_pixels; nothing is ever cut)"
+            f"takes {tokens} tokens ({tokens - seen} of text, {seen} of images), more than"
+            f" train.max_length={limit} (raise it: train.max_length={tokens}{smaller}; nothing is"
+            " ever cut)"
         )
 
     return too_long

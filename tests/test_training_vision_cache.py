@@ -140,6 +140,20 @@ def test_the_same_image_is_computed_once_and_found_by_later_trainings(tmp_path: 
     assert "images found" in again._reporter.notes[-1]
 
 
+def test_what_a_proof_computed_before_the_fill_is_not_told_as_an_earlier_training_s(
+    tmp_path: Path,
+) -> None:
+    told = fill(cache_of(tmp_path / "one"))
+    used = cache_of(tmp_path / "other")
+    fill(used, [samples()[0]])
+    for index in range(3):  # of these only the first is kept yet
+        used.features_for(index, grid_of())
+    counts = fill(used)
+    assert (counts.hits, counts.computed) == (1, 4)
+    assert 0 < counts.bytes < told.bytes
+    assert fill(used) == FillCounts(hits=5)
+
+
 def test_images_are_decoded_in_the_fill_alone(tmp_path: Path) -> None:
     """After it, the samples could as well be gone."""
     data = list(samples())

@@ -43,7 +43,8 @@ class FillCounts:
     """What a fill found and did, in this process."""
 
     hits: int = 0
-    """Images whose features were kept already, hashes verified."""
+    """Images whose features were kept already, hashes verified; not those that this training itself
+    computed before the fill."""
 
     computed: int = 0
     bytes: int = 0
@@ -100,6 +101,9 @@ class VisionCache:
         self._namespace: Namespace | None = None
         self._store: FeatureStore | None = None
         self._verified: set[bytes] = set()
+        self._mended: dict[bytes, int] = {}
+        """Bytes of what was computed outside of a fill, by proofs say, and that no fill has told.
+        """
 
     def fill(
         self,
@@ -213,14 +217,20 @@ class VisionCache:
         # Shares are drawn alike: this one's stands for the others'.
         times = share.local_processes if self.kind == "memory" else share.processes
         refuse_without_space(self.kind, self.folder, needed * times, len(missing) * times)
-        counts = FillCounts(hits=len(jobs) - len(missing))
+        computed = FillCounts()
         for job, image in prepared_ahead(missing, self._book):
             size = self._compute_and_keep(job, image)
-            counts = counts.plus(FillCounts(computed=1, bytes=size))
-            self._reporter.progress(label, counts.computed, len(missing))
+            computed = computed.plus(FillCounts(computed=1, bytes=size))
+            self._reporter.progress(label, computed.computed, len(missing))
         self.store.flush()
         self._reporter.progress_done()
-        return counts
+        return self._found(jobs, missing).plus(computed)
+
+    def _found(self, jobs: Sequence[Job], missing: Sequence[Job]) -> FillCounts:
+        """What needs no computing: an earlier training's, or computed by this one just before."""
+        kept = {job.key.digest for job in jobs} - {job.key.digest for job in missing}
+        own = [self._mended.pop(digest) for digest in kept & self._mended.keys()]
+        return FillCounts(len(jobs) - len(missing) - len(own), len(own), sum(own))
 
     def _missing(self, jobs: Sequence[Job], label: str) -> list[Job]:
         """Jobs whose features are not kept, or not as they were written."""
@@ -274,7 +284,7 @@ class VisionCache:
             )
         with self.tower.present():
             features = self.computed(job)
-        self.store.put(job.key.digest, features)
+        self._mended[job.key.digest] = self.store.put(job.key.digest, features)
         return features
 
     def _tell(self, counts: FillCounts) -> None:

@@ -102,8 +102,19 @@ def test_a_loss_that_rose_by_chance_is_not_called_worse():
     table, _ = phased(small=5, medium=3)
     assert table.worse == []
     [verdict] = rules.phases(table)
-    assert verdict.passed is True
+    assert verdict.passed is None
+    assert verdict.sentence.startswith(
+        "the loss on held-out samples rose, not told apart from chance: phase medium (+0.5000 nats"
+        " a token (95 % interval"
+    )
     assert "base 2.2500 -> small" in verdict.sentence
+
+
+def test_phases_that_lowered_the_loss_made_nothing_worse():
+    table, _ = phased(small=2, medium=5)
+    [verdict] = rules.phases(table)
+    assert verdict.passed is True
+    assert verdict.sentence.startswith("no phase made the loss on held-out samples worse: base")
 
 
 def test_training_probes_serve_where_nothing_was_held_out():

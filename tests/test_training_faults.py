@@ -20,7 +20,9 @@ from vlmpipe.config import Config
 from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.errors import StageError
 from vlmpipe.pipeline.events import SilentReporter
+from vlmpipe.training.phase_adapters import read_index
 from vlmpipe.training.watch.rows import read_rows
+from vlmpipe.training.watch.task_exam import Exam
 
 NAME = "random-qwen2_5_vl"
 SETTINGS: dict[str, Any] = {
@@ -253,7 +255,7 @@ def test_early_stopping_hands_on_the_best_weights_and_optimiser(
     seen = Steps()
 
     def scripted(*_: Any, **__: Any) -> Any:
-        return lambda: scores.get(len(seen.steps) + 1, 0.0)
+        return lambda: Exam("teds", 1, scores.get(len(seen.steps) + 1, 0.0), 1.0)
 
     monkeypatch.setattr("vlmpipe.training.watchmen.task_exam", scripted)
     stopping = {"patience": 2, "every_steps": 1, "samples": 1}
@@ -263,6 +265,9 @@ def test_early_stopping_hands_on_the_best_weights_and_optimiser(
     assert (ended["step"], ended["best_step"]) == (4, 2)
     assert [step for step, _ in steps_of(tmp_path / "v001")] == [1, 2, 3, 4, 10]
     run_training(NAME, tmp_path / "short", stopped(2))
+    evaluated = [row["step"] for row in rows if "eval_loss" in row]
+    assert evaluated == [2, 10], "the steps whose weights were evaluated"
+    assert [phase.last_step for phase in read_index(tmp_path / "v001")] == [2, 10]
     small = "phases/0_small/adapter_model.safetensors"
     assert (tmp_path / "v001" / small).read_bytes() == (tmp_path / "short" / small).read_bytes()
     assert adapter_of(tmp_path / "v001") == adapter_of(tmp_path / "short")

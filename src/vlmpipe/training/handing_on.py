@@ -44,7 +44,7 @@ def hand_on(session: TrainingSession, base: BaseModelFolder) -> None:
             session.folder / ADAPTER_NAME, base, dtype=session.dtype, quantization=quantization
         )
         if len(session.phases) > 1:
-            write_index(session.folder, session.phases)
+            write_index(session.folder, session.phases, session.metrics_path)
     keep_chosen_checkpoints(session)
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from vlmpipe.errors import ArtifactError
 from vlmpipe.pipeline.files import sync_path, why_unreadable, write_json
 from vlmpipe.training.curriculum import Phase
+from vlmpipe.training.watch.rows import handed_on_step
 
 FOLDER = "phases"
 INDEX_NAME = "phases.json"
@@ -29,7 +30,8 @@ class PhaseAdapter(BaseModel):
     number: int
     name: str
     last_step: int
-    """Optimiser steps done when the phase ended, over all phases."""
+    """The step, over all phases, whose weights these are: the phase's best where it was stopped
+    early."""
 
     folder: str
     """Of `adapter_model.safetensors`, from train's folder."""
@@ -45,13 +47,13 @@ def keep_adapter(folder: Path, phase: Phase, checkpoint: Path) -> None:
     aside.replace(kept / WEIGHTS_NAME)
 
 
-def write_index(folder: Path, phases: Sequence[Phase]) -> None:
-    """Say which adapters there are, in the order of the phases."""
+def write_index(folder: Path, phases: Sequence[Phase], metrics: Path) -> None:
+    """Say which adapters there are, in the order of the phases; `metrics` is metrics.jsonl."""
     rows = [
         PhaseAdapter(
             number=phase.number,
             name=phase.name,
-            last_step=phase.last_step,
+            last_step=handed_on_step(metrics, phase),
             folder=FINAL if phase is phases[-1] else f"{FOLDER}/{name_of(phase)}",
         ).model_dump()
         for phase in phases

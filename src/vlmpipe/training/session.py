@@ -44,7 +44,12 @@ from vlmpipe.training.plan_mark import keep_to_plan
 from vlmpipe.training.preparation import Preparation
 from vlmpipe.training.vision_cache.cache import Share, VisionCache
 from vlmpipe.training.vision_cache.proof import prove_cached_equals_live
-from vlmpipe.training.watch.rows import append_row, forget_rows_after, rows_of_phase
+from vlmpipe.training.watch.rows import (
+    append_row,
+    forget_rows_after,
+    handed_on_step,
+    rows_of_phase,
+)
 from vlmpipe.training.watchmen import Watchmen
 
 EVALUATED_SAMPLES = 16
@@ -228,17 +233,20 @@ class TrainingSession:
         if not self.heldout:
             return
         with self.tower_present():
-            own = self._heldout_loss(phase.grid)
-            common = self._heldout_loss(self.encoder.contract.grid)
+            samples = self.heldout[:EVALUATED_SAMPLES]
+            own = self.heldout_loss(samples, phase.grid)
+            common = self.heldout_loss(samples, self.encoder.contract.grid)
         # A kill between this row and the phase's mark leaves the row.
         told = any("eval_loss" in row for row in rows_of_phase(self.metrics_path, phase))
         if self.processes.is_first and not told:
-            row = {"step": phase.last_step, "phase": phase.name}
+            step = handed_on_step(self.metrics_path, phase)
+            row = {"step": step, "phase": phase.name}
             append_row(self.metrics_path, {**row, "eval_loss": common, "eval_loss_phase": own})
         self.reporter.note(f"phase {phase.name}: held-out loss {common:.4f}")
 
-    def _heldout_loss(self, grid: ImageGrid) -> float:
-        samples, scope = self.heldout[:EVALUATED_SAMPLES], self.config.train.loss.scope
+    def heldout_loss(self, samples: Sequence[Sample], grid: ImageGrid) -> float:
+        """Nats a supervised token; the tower must be on its device."""
+        scope = self.config.train.loss.scope
         return mean_loss(self.model, samples, self.encoder, scope, grid, self.autocast_dtype)
 
     def _finish(self, phase: Phase, folder: Path) -> None:

@@ -19,7 +19,7 @@ from vlmpipe.training.watch.bad_steps import StepGuard
 from vlmpipe.training.watch.callbacks import DueCheckpoints, PhaseMetrics
 from vlmpipe.training.watch.early_stopping import EarlyStopping
 from vlmpipe.training.watch.peak_flops import peak_flops
-from vlmpipe.training.watch.task_exam import task_exam
+from vlmpipe.training.watch.task_exam import refuse_without_heldout, task_exam
 
 if TYPE_CHECKING:
     from vlmpipe.training.session import TrainingSession
@@ -111,10 +111,18 @@ def _early_stopping(session: TrainingSession, phase: Phase) -> EarlyStopping | N
     settings = session.config.train.watch.early_stopping
     if settings.patience is None:
         return None
+    refuse_without_heldout(settings, len(session.heldout))
+    if phase is session.phases[0] and len(session.heldout) < settings.samples:
+        session.reporter.note(
+            f"early stopping: train.watch.early_stopping.samples={settings.samples}, and only"
+            f" {len(session.heldout)} held out (data.heldout_fraction): all of them are answered"
+        )
+    samples = session.heldout[: settings.samples]
     exam = task_exam(
         session.model,
         session.encoder,
-        session.heldout[: settings.samples],
+        samples,
+        loss=lambda: session.heldout_loss(samples, session.encoder.contract.grid),
         max_new_tokens=session.config.validation.max_new_tokens,
         prepared=session.tower_present,
     )

@@ -83,6 +83,21 @@ class PhaseTable:
         """Phases after which the loss is higher, and told apart from chance."""
         return [each for each in self.changes if each[1].significant and each[1].difference > 0]
 
+    @property
+    def undecided(self) -> list[tuple[State, Paired]]:
+        """Phases after which the loss is higher, and chance may explain it."""
+        rose = [
+            after.loss > before.loss or change.difference > 0
+            for (before, after), (_, change) in zip(
+                pairwise(self.states), self.changes, strict=True
+            )
+        ]
+        return [
+            each
+            for each, higher in zip(self.changes, rose, strict=True)
+            if higher and not each[1].significant
+        ]
+
     def figures(self) -> Figures:
         """`phases/loss/base`, `phases/loss/0_NAME`, `phases/METRIC/0_NAME` and so on."""
         found = {f"phases/loss/{state.key}": state.loss for state in self.states}

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vlmpipe.evaluation.records import Record
-from vlmpipe.evaluation.statistics import Interval
+from vlmpipe.evaluation.statistics import Interval, Paired
 from vlmpipe.evaluation.validation.comparison import HELDOUT, TRAIN, TUNED, Comparison
 from vlmpipe.evaluation.validation.forgetting import Forgetting
 from vlmpipe.evaluation.validation.overfit import Gap, overfit_gaps
-from vlmpipe.evaluation.validation.phases import PhaseTable
+from vlmpipe.evaluation.validation.phases import PhaseTable, State
 from vlmpipe.tasks import task_of
 from vlmpipe.tasks.metric_names import smaller_is_better
 
@@ -206,19 +206,26 @@ def phases(table: PhaseTable | None) -> Iterator[RuleVerdict]:
     """Told and never refused: whether a phase made the held-out loss worse."""
     if table is None:
         return
-    worse = [
-        f"{state.name} ({change.difference:+.4f} nats a token{spread(change.interval, 4, '+')})"
-        for state, change in table.worse
-    ]
-    if worse:
-        where = place_of(table.split, len(table.states[0].losses))
-        sentence = f"made the loss on {where} worse: phase {', '.join(worse)}"
-        yield RuleVerdict("phases", None, sentence)
-        return
-    losses = " -> ".join(f"{state.name} {state.loss:.4f}" for state in table.states)
     where = place_of(table.split, len(table.states[0].losses))
-    sentence = f"no phase made the loss on {where} worse: {losses}"
-    yield RuleVerdict("phases", True, sentence)
+    losses = " -> ".join(f"{state.name} {state.loss:.4f}" for state in table.states)
+    if table.worse:
+        sentence = f"made the loss on {where} worse: phase {_changes(table.worse)}"
+        yield RuleVerdict("phases", None, sentence)
+    if table.undecided:
+        sentence = (
+            f"the loss on {where} rose, not told apart from chance: phase"
+            f" {_changes(table.undecided)}; {losses}"
+        )
+        yield RuleVerdict("phases", None, sentence)
+    if not table.worse and not table.undecided:
+        yield RuleVerdict("phases", True, f"no phase made the loss on {where} worse: {losses}")
+
+
+def _changes(found: Sequence[tuple[State, Paired]]) -> str:
+    return ", ".join(
+        f"{state.name} ({change.difference:+.4f} nats a token{spread(change.interval, 4, '+')})"
+        for state, change in found
+    )
 
 
 def place_of(split: str, count: int) -> str:

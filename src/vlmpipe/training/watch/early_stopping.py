@@ -1,7 +1,12 @@
-"""A phase ends when the task metric on held-out samples no longer rises; its best weights stay."""
+"""A phase ends when the task metric on held-out samples no longer rises; its best weights stay.
+
+Where the metric is what it was, the held-out loss decides: an untrained model's metric stays at its
+floor for many steps while it learns, a trained one's at its ceiling.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +16,10 @@ from transformers import TrainerCallback
 from vlmpipe.config.train import EarlyStoppingSection
 from vlmpipe.pipeline.events import Reporter
 from vlmpipe.training.curriculum import Phase
-from vlmpipe.training.watch.rows import append_row, rows_of_phase
+from vlmpipe.training.watch.rows import STOPPED_EARLY, append_row, rows_of_phase
+from vlmpipe.training.watch.task_exam import Exam
 
 EXAMINED = "examined"
-STOPPED_EARLY = "stopped_early"
 
 
 class EarlyStopping(TrainerCallback):
@@ -27,13 +32,13 @@ class EarlyStopping(TrainerCallback):
         self,
         phase: Phase,
         settings: EarlyStoppingSection,
-        measure: Callable[[], float],
+        measure: Callable[[], Exam],
         metrics_path: Path,
         reporter: Reporter,
         *,
         is_main: bool = True,
     ) -> None:
-        """`measure` examines the model under training, larger is better; see `task_exam`.
+        """`measure` examines the model under training; see `task_exam`.
 
         Every process calls it; what the main process measured is what counts.
         """
@@ -49,57 +54,74 @@ class EarlyStopping(TrainerCallback):
         self.stopped = False
         """The phase is over, and was best after `best_step`."""
 
-        self._best = 0.0
+        self._best: Exam | None = None
         self._without_gain = 0
         for row in rows_of_phase(metrics_path, phase):
             if row.get("event") == EXAMINED:
-                self._take(row["step"] - phase.first_step, float(row["value"]))
+                self._take(row["step"] - phase.first_step, _of(row))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """Examine where it is due; ask for a save, or for the end."""
         step = state.global_step
         if self._settings.patience is None or step % self._settings.every_steps:
             return control
-        value = self._agreed(self._measure())
-        is_best = self._take(step, value)
-        self._tell(step, value, is_best)
+        exam = self._agreed(self._measure())
+        is_best = self._take(step, exam)
+        self._tell(step, exam, is_best)
         if is_best:
             control.should_save = True
         if self.stopped:
             control.should_training_stop = True
         return control
 
-    def _take(self, step: int, value: float) -> bool:
+    def _take(self, step: int, exam: Exam) -> bool:
         """Count a measurement; whether it is a new best."""
-        is_best = self.best_step is None or value > self._best + self._settings.min_gain
+        is_best = self._best is None or exam.beats(self._best, self._settings.min_gain)
         if is_best:
-            self.best_step, self._best, self._without_gain = step, value, 0
+            self.best_step, self._best, self._without_gain = step, exam, 0
         else:
             self._without_gain += 1
         patience = self._settings.patience
         self.stopped = patience is not None and self._without_gain >= patience
         return is_best
 
-    def _agreed(self, value: float) -> float:
-        """One value for all processes: they must go on, or stop, together."""
+    def _agreed(self, exam: Exam) -> Exam:
+        """One for all processes: they must go on, or stop, together."""
         from accelerate.utils import broadcast_object_list
 
-        return float(broadcast_object_list([value])[0])
+        agreed: Exam = broadcast_object_list([exam])[0]
+        return agreed
 
-    def _tell(self, step: int, value: float, is_best: bool) -> None:
+    def _tell(self, step: int, exam: Exam, is_best: bool) -> None:
+        self._append(step, EXAMINED, {**exam.as_row(), "best": is_best})
         at = self._phase.first_step + step
-        row = {"step": at, "phase": self._phase.name, "event": EXAMINED}
-        self._append({**row, "value": value, "best": is_best})
-        best = "the best so far" if is_best else f"best is {self._best:.4f}"
-        self._reporter.note(f"step {at}: {value:.4f} on held-out samples, {best}")
-        if self.stopped:
+        self._reporter.note(f"step {at}: {exam}, {self._standing(is_best)}")
+        if self.stopped and self._best is not None:
             best_at = self._phase.first_step + (self.best_step or 0)
-            self._append({**row, "event": STOPPED_EARLY, "best_step": best_at, "value": self._best})
+            self._append(step, STOPPED_EARLY, {**self._best.as_row(), "best_step": best_at})
             self._reporter.note(
-                f"phase {self._phase.name} ends at step {at}: no better than after step {best_at}"
-                f" in {self._without_gain} measurements; its weights are taken back"
+                f"phase {self._phase.name} ends at step {at}, with the weights of step {best_at}:"
+                f" {_measurements(self._without_gain)} no better, neither by {exam.metric} nor,"
+                " where that is the same, by the loss"
             )
 
-    def _append(self, row: dict[str, Any]) -> None:
+    def _standing(self, is_best: bool) -> str:
+        if is_best or self._best is None:
+            return "the best so far"
+        best_at = self._phase.first_step + (self.best_step or 0)
+        return f"no better than step {best_at} ({self._best.figures})"
+
+    def _append(self, step: int, event: str, figures: dict[str, Any]) -> None:
         if self._is_main:
-            append_row(self._path, row)
+            row = {"step": self._phase.first_step + step, "phase": self._phase.name}
+            append_row(self._path, {**row, "event": event, **figures})
+
+
+def _of(row: dict[str, Any]) -> Exam:
+    """As it was written; a loss that was no number was left out."""
+    loss = float(row.get("heldout_loss", math.inf))
+    return Exam(row["metric"], row["samples"], float(row["value"]), loss)
+
+
+def _measurements(count: int) -> str:
+    return "the last measurement was" if count == 1 else f"the last {count} measurements were"

@@ -14,6 +14,9 @@ from vlmpipe.errors import StageError
 from vlmpipe.pipeline.files import write_text
 from vlmpipe.training.curriculum import Phase
 
+STOPPED_EARLY = "stopped_early"
+"""The event of a phase that ended before its last step; `best_step` is whose weights it left."""
+
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
     """Append one JSON line.
@@ -47,6 +50,15 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def rows_of_phase(path: Path, phase: Phase) -> list[dict[str, Any]]:
     """Rows of one phase, in the order in which they were written."""
     return [row for row in read_rows(path) if row.get("phase") == phase.name]
+
+
+def handed_on_step(path: Path, phase: Phase) -> int:
+    """The step, over all phases, whose weights a finished phase left: its last one, or its best
+    where it was stopped early.
+    """
+    rows = rows_of_phase(path, phase)
+    best = [row["best_step"] for row in rows if row.get("event") == STOPPED_EARLY]
+    return int(best[-1]) if best else phase.last_step
 
 
 def forget_rows_after(path: Path, step: int) -> None:

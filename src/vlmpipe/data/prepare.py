@@ -278,7 +278,8 @@ def _notes(
     auditor: Auditor, problems: Sequence[str], sides: _Sides, config: Config
 ) -> Iterator[str]:
     if problems:
-        yield f"{len(problems)} bad samples left out, listed in data.json"
+        plural = "" if len(problems) == 1 else "s"
+        yield f"{len(problems)} bad sample{plural} left out, listed in data.json"
     if auditor.repeats:
         yield (
             f"{auditor.repeats} of {config.data.synthetic.n} generated samples repeated others"

@@ -67,6 +67,16 @@ def test_a_ramp_turned_round_is_told_to_be_swapped() -> None:
     assert refused.exception.remedies == ("leave both out: --from 1e-6 --to 1",)
 
 
+def test_a_sweep_without_hope_leaves_nothing_behind(tmp_path: Path) -> None:
+    file = tmp_path / "grid.yaml"
+    fixed = {"train.unfreeze": ["last_blocks:99"]}
+    file.write_text(json.dumps({"grid": {"train.lora.r": [4]}, "fixed": fixed}), encoding="utf-8")
+    refused = lab_command("sweep", str(file), "-c", TINY, f"run.outputs_dir={tmp_path / 'o'}")
+    assert isinstance(refused.exception, ConfigError)
+    assert "no trial of the sweep can work" in str(refused.exception)
+    assert not (tmp_path / "o").exists()
+
+
 def test_help_and_dry_runs_import_nothing_heavy() -> None:
     program = (
         "import sys; from vlmpipe.cli import lab;"

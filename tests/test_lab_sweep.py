@@ -11,10 +11,12 @@ import pytest
 from pipeline_fakes import Reporter
 from vlmpipe.config import load_config
 from vlmpipe.errors import ConfigError
+from vlmpipe.models.embedded import untrained
 from vlmpipe.pipeline import Outcome, Runner, RunOptions, RunStore, Stage, StageContext
 from vlmpipe.training.lab import sweep as sweeping
 from vlmpipe.training.lab.sweep_file import Sweep, read_sweep
 from vlmpipe.training.lab.sweep_files import write_sweep
+from vlmpipe.training.lab.sweep_refusal import refuse_hopeless
 from vlmpipe.training.lab.sweep_rows import TrialRow
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,6 +87,61 @@ def test_a_faulty_sweep_is_refused_before_anything_runs(
     with pytest.raises(ConfigError) as caught:
         sweep_of(tmp_path, **content)
     assert said in str(caught.value)
+
+
+EMBEDDED = "model.id=embedded:random-qwen2_5_vl"
+
+
+def test_parts_that_no_trial_has_are_refused_once_with_the_way_out(tmp_path: Path) -> None:
+    fixed = {"train.unfreeze": ["last_blocks:99"]}
+    found = sweep_of(tmp_path, EMBEDDED, grid={"train.lora.r": [4, 8]}, fixed=fixed)
+    with pytest.raises(ConfigError, match="of 2 none was begun") as caught:
+        refuse_hopeless(found.trials)
+    assert len(caught.value.problems) == 1
+    assert "last_blocks:99" in caught.value.problems[0]
+    assert any('["last_blocks:4"]' in remedy for remedy in caught.value.remedies)
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_packing_and_sources_that_no_trial_can_use_are_refused_together(tmp_path: Path) -> None:
+    grid = {"model.attn_implementation": ["eager"], "train.packing": ["on", "auto"]}
+    found = sweep_of(tmp_path, EMBEDDED, grid=grid)
+    refuse_hopeless(found.trials)  # one of them can work
+    with pytest.raises(ConfigError, match=r"train\.packing=on is not possible"):
+        refuse_hopeless(found.trials[:1])
+    absent = 'data.sources=[{"path": "/nowhere.jsonl"}]'
+    grid["train.packing"] = ["on"]
+    found = sweep_of(tmp_path, EMBEDDED, absent, grid=grid)
+    with pytest.raises(ConfigError) as caught:
+        refuse_hopeless(found.trials)
+    told = str(caught.value)
+    assert "nowhere.jsonl" in told
+    assert "train.packing=on is not possible" in told
+
+
+def test_a_model_that_is_not_here_yet_is_left_to_the_trials(tmp_path: Path) -> None:
+    fixed = {"train.unfreeze": ["last_blocks:99"]}
+    found = sweep_of(tmp_path, "model.id=no/such", grid={"train.lora.r": [4]}, fixed=fixed)
+    refuse_hopeless(found.trials)
+
+
+def test_one_model_that_is_none_does_not_keep_the_others_from_their_trials(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    models = [str(tmp_path / "empty"), "embedded:nothing", "embedded:random-qwen3"]
+    found = sweep_of(tmp_path, grid={"model.id": models})
+    refuse_hopeless(found.trials)
+    with pytest.raises(ConfigError, match=r"(?s)holds no config\.json.*no embedded model"):
+        refuse_hopeless(found.trials[:2])
+
+
+def test_a_folders_shape_is_read_without_its_weights(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    untrained("random-qwen3_vl").config.save_pretrained(base)
+    fixed = {"train.unfreeze": ["last_blocks:5"]}
+    found = sweep_of(tmp_path, f"model.id={base}", grid={"train.lora.r": [4]}, fixed=fixed)
+    with pytest.raises(ConfigError, match="the tower has 4 blocks"):
+        refuse_hopeless(found.trials)
 
 
 def setup_stage(counts: list[str]) -> Stage:

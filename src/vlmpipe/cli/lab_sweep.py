@@ -66,6 +66,7 @@ def sweep(
 
 def _run(asked: Sweep, command: Sequence[str], console: Console) -> SweepResult:
     from vlmpipe.cli.console import RichReporter
+    from vlmpipe.cli.execute import quieten_libraries
     from vlmpipe.cli.lab_opening import LAB_FOLDER
     from vlmpipe.cli.lab_opening import command as typed
     from vlmpipe.pipeline import RunStore
@@ -73,7 +74,10 @@ def _run(asked: Sweep, command: Sequence[str], console: Console) -> SweepResult:
     from vlmpipe.stages import STAGES
     from vlmpipe.training.lab.sweep import run_trials
     from vlmpipe.training.lab.sweep_files import write_sweep
+    from vlmpipe.training.lab.sweep_refusal import refuse_hopeless
 
+    quieten_libraries()
+    refuse_hopeless(asked.trials)
     home = RunStore(asked.trials[0].config.run.outputs_dir, asked.home)
     folder = home.folder / LAB_FOLDER / "sweep" / asked.name
     stages = {stage.name: stage for stage in STAGES}

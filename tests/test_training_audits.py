@@ -20,7 +20,12 @@ from vlmpipe.errors import BadSamplesError, StageError
 from vlmpipe.models.loading import load_model
 from vlmpipe.training.audits.batches import audit_batch
 from vlmpipe.training.audits.image_tokens import audit_image_tokens, audit_tower
-from vlmpipe.training.audits.lengths import fit_lengths, position_limit
+from vlmpipe.training.audits.lengths import (
+    LengthLimit,
+    fit_lengths,
+    length_limit,
+    position_limit,
+)
 from vlmpipe.training.audits.masks import audit_masks, find_mask_fault
 from vlmpipe.training.audits.smaller_grids import key_for, smaller_grids
 from vlmpipe.training.batching.collator import pad_batch
@@ -187,8 +192,12 @@ def assert_refused(batch: dict[str, Any], encoder: Encoder, fault: str) -> None:
         audit_batch(batch, encoder, "a test")
 
 
-def limited(max_length: int, on_bad: str = "refuse") -> Config:
-    return parse_config({"train": {"max_length": max_length}, "data": {"on_bad_sample": on_bad}})
+def at_most(
+    max_length: int, on_bad: str = "refuse", positions: int | None = None
+) -> tuple[Config, LengthLimit]:
+    settings = {"train": {"max_length": max_length}, "data": {"on_bad_sample": on_bad}}
+    config = parse_config(settings)
+    return config, length_limit(config, positions)
 
 
 def test_too_long_samples_are_refused_by_file_and_line_with_a_size_that_fits() -> None:
@@ -199,20 +208,20 @@ def test_too_long_samples_are_refused_by_file_and_line_with_a_size_that_fits() -
     with pytest.raises(
         BadSamplesError, match=r"1 samples are longer than train.max_length="
     ) as got:
-        fit_lengths([phase], samples, lengths, limited(most - 100), None)
+        fit_lengths([phase], samples, lengths, *at_most(most - 100))
     assert got.value.problems == (f"data.jsonl:2: takes {most} tokens in phase 448",)
     assert f"take them whole: train.max_length={most}" in got.value.remedies
     size = next(remedy for remedy in got.value.remedies if "max_size" in remedy)
     assert "phase 448" in size
     box = size.partition("[")[2].partition("]")[0].split(", ")
     smaller = phase_of(samples, encoder, (int(box[0]), int(box[1])))
-    kept, audit = fit_lengths([smaller], samples, lengths, limited(most - 100), None)
+    kept, audit = fit_lengths([smaller], samples, lengths, *at_most(most - 100))
     assert kept == [smaller]
     assert audit.lines() == []
     # The next larger one does not fit: it is the largest.
     larger = phase_of(samples, encoder, (int(box[0]) + 28, int(box[1]) + 28))
     with pytest.raises(BadSamplesError):
-        fit_lengths([larger], samples, lengths, limited(most - 100), None)
+        fit_lengths([larger], samples, lengths, *at_most(most - 100))
 
 
 def test_too_long_samples_are_left_out_of_the_phase_and_told_when_asked_to_skip() -> None:
@@ -220,14 +229,14 @@ def test_too_long_samples_are_left_out_of_the_phase_and_told_when_asked_to_skip(
     samples = [sized_sample(140, 112, 1), sized_sample(448, 448, 2)]
     lengths, phase = SampleLengths.measure(samples, encoder), phase_of(samples, encoder)
     small = phase_of(samples, encoder, (112, 112))
-    kept, audit = fit_lengths([small, phase], samples, lengths, limited(200, "skip"), None)
+    kept, audit = fit_lengths([small, phase], samples, lengths, *at_most(200, "skip"))
     assert [each.indices for each in kept] == [(0, 1), (0,)]
     assert [len(row.dropped) for row in audit.phases] == [0, 1]
     assert audit.as_json()["phases"][1]["dropped"][0]["origin"] == "data.jsonl:2"
     (line,) = audit.lines()
     assert "1 of 2 samples are longer than train.max_length=200 and are left out" in line
     with pytest.raises(BadSamplesError, match="a phase would be left without samples"):
-        fit_lengths([phase], samples, lengths, limited(16, "skip"), None)
+        fit_lengths([phase], samples, lengths, *at_most(16, "skip"))
 
 
 def test_a_text_that_is_too_long_by_itself_is_offered_no_smaller_image() -> None:
@@ -235,7 +244,7 @@ def test_a_text_that_is_too_long_by_itself_is_offered_no_smaller_image() -> None
     samples = samples_for("random-qwen3", 1)
     lengths, phase = SampleLengths.measure(samples, encoder), phase_of(samples, encoder)
     with pytest.raises(BadSamplesError) as got:
-        fit_lengths([phase], samples, lengths, limited(16), None)
+        fit_lengths([phase], samples, lengths, *at_most(16))
     assert not any("smaller" in remedy for remedy in got.value.remedies)
 
 
@@ -245,7 +254,7 @@ def test_the_models_own_positions_are_a_limit_that_no_setting_lifts() -> None:
     samples = [sized_sample(448, 448)]
     lengths, phase = SampleLengths.measure(samples, encoder), phase_of(samples, encoder)
     with pytest.raises(BadSamplesError, match="max_position_embeddings=100") as got:
-        fit_lengths([phase], samples, lengths, limited(4096), 100)
+        fit_lengths([phase], samples, lengths, *at_most(4096, positions=100))
     assert not any("train.max_length" in remedy for remedy in got.value.remedies)
 
 
@@ -272,5 +281,7 @@ def test_the_tiny_configuration_of_the_tests_has_no_sample_that_is_too_long() ->
     config, name = tiny_config(), "random-qwen2_5_vl"
     encoder, samples = encoder_of(name), samples_for(name)
     lengths, phase = SampleLengths.measure(samples, encoder), phase_of(samples, encoder)
-    _, audit = fit_lengths([phase], samples, lengths, config, position_limit(model_folder(name)))
+    _, audit = fit_lengths(
+        [phase], samples, lengths, config, length_limit(config, position_limit(model_folder(name)))
+    )
     assert audit.limited_by == "train.max_length=2048"

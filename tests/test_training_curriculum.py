@@ -99,18 +99,18 @@ def test_weights_repeat_samples_relative_to_the_smallest() -> None:
 
 
 def test_epochs_are_turned_into_steps_by_whoever_plans_the_batches() -> None:
-    asked: list[tuple[tuple[int, ...], tuple[int, int] | None, float]] = []
+    asked: list[tuple[tuple[int, ...], tuple[int, int] | None, float, int]] = []
 
-    def seven(indices: Sequence[int], grid: ImageGrid, epochs: float) -> int:
-        asked.append((tuple(indices), grid.max_size, epochs))
+    def seven(indices: Sequence[int], grid: ImageGrid, epochs: float, number: int) -> int:
+        asked.append((tuple(indices), grid.max_size, epochs, number))
         return 7
 
-    sections = [{**EASY, "epochs": 1.5}, {**HARD, "max_steps": 2}]
+    sections = [{**HARD, "max_steps": 2}, {**EASY, "epochs": 1.5}]
     config = TrainConfig.model_validate({"curriculum": sections})
     ones = [1.0] * len(DIFFICULTIES)
     parts = plan_phases(config, DIFFICULTIES, ones, GRID, has_vision=True, steps_for_epochs=seven)
-    assert [phase.steps for phase in parts] == [7, 2]
-    assert asked == [((0, 1), (168, 168), 1.5)]
+    assert [phase.steps for phase in parts] == [2, 7]
+    assert asked == [((0, 1), (168, 168), 1.5, 1)]
 
 
 def test_a_phase_trains_what_it_opens_and_what_those_before_it_opened() -> None:

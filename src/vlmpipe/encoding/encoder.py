@@ -77,12 +77,18 @@ class Encoder:
 
     def token_count(self, messages: Sequence[Message], grid: ImageGrid | None = None) -> int:
         """Tokens of a whole conversation, image tokens included, without touching any pixel."""
+        images = [image for message in messages for image in message.images]
+        used = grid or self.contract.grid
+        texts = self.text_counts(messages)[0]
+        return texts + sum(used.tokens(*upright_size(image)) for image in images)
+
+    def text_counts(self, messages: Sequence[Message]) -> tuple[int, int]:
+        """Tokens of a whole conversation, and of its last answer, without those of its images."""
         turns = self.contract.conversation(messages)
         segments = render_segments(self.contract.chat_template, turns)
-        texts = sum(len(self._ids(segment.text)) for segment in segments)
-        images = [image for message in turns for image in message.images]
-        used = grid or self.contract.grid
-        return texts + sum(used.tokens(*upright_size(image)) - 1 for image in images)
+        counts = [len(self._ids(each.text)) - each.text.count(IMAGE_SLOT) for each in segments]
+        answers = [count for count, each in zip(counts, segments, strict=True) if each.answer]
+        return sum(counts), answers[-1] if answers else 0
 
     def image_grid(self, prepared: Sequence[Image.Image]) -> np.ndarray:
         """[N, 3]: patches of images that are on their grid, as the image processor cuts them."""

@@ -11,8 +11,9 @@ from vlmpipe.config.train import CurriculumPhase, TrainConfig
 from vlmpipe.encoding.images import ImageGrid
 from vlmpipe.errors import StageError
 
-StepsForEpochs = Callable[[Sequence[int], ImageGrid, float], int]
-"""Optimiser steps of so many passes over these samples at this image size."""
+StepsForEpochs = Callable[[Sequence[int], ImageGrid, float, int], int]
+"""Optimiser steps of so many passes over these samples at this image size, in the phase of this
+number."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,10 @@ def _steps(
     count: StepsForEpochs,
 ) -> list[int]:
     own = [
-        section.max_steps if section.epochs is None else count(indices, grid, section.epochs)
-        for section, indices, grid in zip(sections, epochs, grids, strict=True)
+        section.max_steps
+        if section.epochs is None
+        else count(epochs[number], grids[number], section.epochs, number)
+        for number, section in enumerate(sections)
     ]
     open_phases = own.count(None)
     if not open_phases:
@@ -176,7 +179,7 @@ def _steps(
 
 
 def _steps_by_samples(
-    config: TrainConfig, indices: Sequence[int], grid: ImageGrid, epochs: float
+    config: TrainConfig, indices: Sequence[int], grid: ImageGrid, epochs: float, number: int
 ) -> int:
     batch = config.batch_size * config.gradient_accumulation
     return max(1, math.ceil(epochs * len(indices) / batch))

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 from vlmpipe.config import Config
 from vlmpipe.encoding.contract import PreprocessContract, build_contract
-from vlmpipe.encoding.conversation import Sample
-from vlmpipe.encoding.encoder import Encoder
 from vlmpipe.encoding.rendered import with_rendered_ids
 from vlmpipe.models.families import Family
-from vlmpipe.models.loading import load_tokenizer
+from vlmpipe.training.batching.lengths import SampleLengths
 
 DEFAULT_MAX_PIXELS = 1232 * 1792
 CONTEXT_STEP = 256
@@ -35,16 +32,15 @@ def limits_contract(config: Config, family: Family, context_length: int) -> Prep
 
 
 def contract_for(
-    config: Config, family: Family, model_folder: Path, samples: Sequence[Sample]
+    config: Config, family: Family, tokenizer: Any, *lengths: SampleLengths
 ) -> PreprocessContract:
-    """The contract with the context length that these samples need, and the probe conversations'
-    ids by the model's own tokenizer.
+    """The contract with the context length that samples of these lengths need, and the probe
+    conversations' ids by the model's own tokenizer.
 
     Twice the longest answer is reserved, so that an answer longer than any seen still fits.
     """
-    encoder = Encoder(load_tokenizer(model_folder), limits_contract(config, family, 0))
-    totals = [encoder.token_count(sample.messages) for sample in samples]
-    answers = [encoder.token_count(sample.messages[-1:]) for sample in samples]
-    needed = max(totals, default=0) + max(answers, default=0)
+    grid = limits_contract(config, family, 0).grid
+    longest = max((each.longest(grid) for each in lengths), default=0)
+    needed = longest + max((each.longest_answer for each in lengths), default=0)
     length = math.ceil(max(needed, 1) / CONTEXT_STEP) * CONTEXT_STEP
-    return with_rendered_ids(limits_contract(config, family, length), encoder.tokenizer)
+    return with_rendered_ids(limits_contract(config, family, length), tokenizer)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vlmpipe.config import Config
-from vlmpipe.data.store import load_split, load_training
+from vlmpipe.data.store import column_of, load_split, load_training
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.encoding.encoder import Encoder
 from vlmpipe.encoding.images import ImageGrid
@@ -15,11 +15,17 @@ from vlmpipe.models.base import BaseModelFolder
 from vlmpipe.models.loading import load_tokenizer
 from vlmpipe.pipeline.files import sha256_of
 from vlmpipe.pipeline.fingerprint import fingerprint_of
-from vlmpipe.training.audits.lengths import LengthAudit, fit_lengths, position_limit
+from vlmpipe.training.audits.lengths import (
+    LengthAudit,
+    LengthLimit,
+    fit_lengths,
+    length_limit,
+    position_limit,
+)
 from vlmpipe.training.batching.lengths import SampleLengths
 from vlmpipe.training.batching.plan import BatchPlan, BatchRule, plan_batches
 from vlmpipe.training.curriculum import Phase, plan_phases
-from vlmpipe.training.limits import contract_for
+from vlmpipe.training.limits import contract_for, limits_contract
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class Batching:
 
     config: Config
     lengths: SampleLengths
+    limit: LengthLimit
     packed: bool
     processes: int
 
@@ -87,9 +94,12 @@ class Batching:
             epochs=epochs,
         )
 
-    def steps(self, indices: Sequence[int], grid: ImageGrid, epochs: float) -> int:
-        """Optimiser steps of so many passes."""
-        return self.plan(indices, grid, 0, epochs=epochs).steps
+    def steps(self, indices: Sequence[int], grid: ImageGrid, epochs: float, number: int) -> int:
+        """Optimiser steps that phase `number` takes for so many passes over those of these samples
+        that are not too long for it.
+        """
+        kept = self.limit.kept(indices, self.lengths, grid)
+        return self.plan(kept or indices, grid, number, epochs=epochs).steps
 
     def of(self, phase: Phase) -> BatchPlan:
         """The plan of a phase."""
@@ -122,11 +132,14 @@ def prepare(
         StageError: for phases that cannot be.
         BadSamplesError: for samples that are too long.
     """
-    contract = contract_for(config, base.family, base.folder, [*data.train, *data.heldout])
-    encoder = Encoder(load_tokenizer(base.folder), contract)
-    lengths = SampleLengths.measure(data.train, encoder)
-    batching = Batching(config, lengths, config.train.packing != "off", processes)
-    return _with_phases(batching, encoder, config, base, data)
+    tokenizer = load_tokenizer(base.folder)
+    measuring = Encoder(tokenizer, limits_contract(config, base.family, 0))
+    lengths = SampleLengths.measure(data.train, measuring)
+    heldout = SampleLengths.measure(data.heldout, measuring)
+    contract = contract_for(config, base.family, tokenizer, lengths, heldout)
+    limit = length_limit(config, position_limit(base.folder))
+    batching = Batching(config, lengths, limit, config.train.packing != "off", processes)
+    return _with_phases(batching, Encoder(tokenizer, contract), base, data)
 
 
 def repacked(
@@ -137,20 +150,21 @@ def repacked(
     if batching.packed == packed:
         return preparation
     changed = replace(batching, packed=packed)
-    return _with_phases(changed, preparation.encoder, batching.config, base, data)
+    return _with_phases(changed, preparation.encoder, base, data)
 
 
 def _with_phases(
-    batching: Batching, encoder: Encoder, config: Config, base: BaseModelFolder, data: TrainingData
+    batching: Batching, encoder: Encoder, base: BaseModelFolder, data: TrainingData
 ) -> Preparation:
     phases = plan_phases(
-        config.train,
-        [sample.difficulty for sample in data.train],
+        batching.config.train,
+        column_of(data.train, "difficulty"),
         data.weights,
         encoder.contract.grid,
         has_vision=base.family.has_vision,
         steps_for_epochs=batching.steps,
     )
-    positions = position_limit(base.folder)
-    fitting, audit = fit_lengths(phases, data.train, batching.lengths, config, positions)
+    fitting, audit = fit_lengths(
+        phases, data.train, batching.lengths, batching.config, batching.limit
+    )
     return Preparation(encoder, batching, tuple(fitting), audit)

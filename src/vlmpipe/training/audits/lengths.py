@@ -20,6 +20,21 @@ LISTED = 20
 
 
 @dataclass(frozen=True)
+class LengthLimit:
+    """How long a sample may be."""
+
+    tokens: int
+    said_by: str
+    """The key, or the model's file, that says so."""
+
+    def kept(
+        self, indices: Sequence[int], lengths: SampleLengths, grid: ImageGrid
+    ) -> tuple[int, ...]:
+        """Those of the samples that are not too long at this image size."""
+        return tuple(index for index in indices if lengths.tokens(index, grid) <= self.tokens)
+
+
+@dataclass(frozen=True)
 class LongSample:
     """A sample and its length in a phase."""
 
@@ -75,20 +90,19 @@ def fit_lengths(
     samples: Sequence[Sample],
     lengths: SampleLengths,
     config: Config,
-    positions: int | None,
+    limit: LengthLimit,
 ) -> tuple[list[Phase], LengthAudit]:
     """The phases without the samples that are too long for them, and a report.
-
-    The limit is `train.max_length`, or the model's `positions` where it has fewer.
 
     Raises:
         BadSamplesError: naming them by file and line, unless `data.on_bad_sample=skip`; then, when
             a phase is left without samples.
     """
-    limit, limited_by = _limit(config, positions)
-    rows = [_measure(phase, samples, lengths, limit) for phase in phases]
-    audit = LengthAudit(limit, limited_by, tuple(rows))
-    kept = [_without_long(phase, lengths, limit) for phase in phases]
+    rows = [_measure(phase, samples, lengths, limit.tokens) for phase in phases]
+    audit = LengthAudit(limit.tokens, limit.said_by, tuple(rows))
+    kept = [
+        replace(phase, indices=limit.kept(phase.indices, lengths, phase.grid)) for phase in phases
+    ]
     emptied = any(not phase.indices for phase in kept)
     if emptied or (config.data.on_bad_sample == "refuse" and any(row.dropped for row in rows)):
         raise _refusal(audit, config, emptied=emptied)
@@ -108,11 +122,12 @@ def position_limit(model_folder: Path) -> int | None:
     return None
 
 
-def _limit(config: Config, positions: int | None) -> tuple[int, str]:
+def length_limit(config: Config, positions: int | None) -> LengthLimit:
+    """`train.max_length`, or the model's `positions` where it has fewer."""
     asked = config.train.max_length
     if positions is not None and positions < asked:
-        return positions, f"the model's max_position_embeddings={positions}"
-    return asked, f"train.max_length={asked}"
+        return LengthLimit(positions, f"the model's max_position_embeddings={positions}")
+    return LengthLimit(asked, f"train.max_length={asked}")
 
 
 def _measure(
@@ -145,11 +160,6 @@ def _fitting_size(
         return None
     grid = next(filter(fits, smaller_grids(phase.grid)), None)
     return None if grid is None else key_for(grid, phase.name)
-
-
-def _without_long(phase: Phase, lengths: SampleLengths, limit: int) -> Phase:
-    kept = tuple(i for i in phase.indices if lengths.tokens(i, phase.grid) <= limit)
-    return replace(phase, indices=kept)
 
 
 def _refusal(audit: LengthAudit, config: Config, *, emptied: bool) -> BadSamplesError:

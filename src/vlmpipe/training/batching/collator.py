@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vlmpipe.config.train import LossScope, ResizeKernel
+from vlmpipe.data.store import origin_of
 from vlmpipe.encoding.conversation import Sample
 from vlmpipe.encoding.encoder import IGNORED, Encoded, Encoder
 from vlmpipe.encoding.images import ImageGrid
@@ -82,18 +83,24 @@ class PhaseCollator:
         """Whatever goes wrong with a sample is told with its name: Pillow alone raises nearly
         everything on damaged files.
         """
-        name = f"training sample number {row.sample}"
+        sample: Sample | None = None
         try:
             sample = self._samples[row.sample]
-            name = f"sample {sample.id} ({sample.origin})"
             return self._encode(sample, row)
         except (VlmpipeError, MemoryError):
             raise
         except Exception as exc:
             raise StageError(
-                f"{name} cannot be encoded: {type(exc).__name__}: {exc}",
+                f"{self._name(row, sample)} cannot be encoded: {type(exc).__name__}: {exc}",
                 "mend or remove it in its source, then prepare the data again: vlmpipe setup",
             ) from exc
+
+    def _name(self, row: Row, sample: Sample | None) -> str:
+        """By its number only where it can neither be read nor told from outside."""
+        if sample is not None:
+            return f"sample {sample.id} ({sample.origin})"
+        origin = origin_of(self._samples, row.sample)
+        return f"training sample number {row.sample}" + (f" ({origin})" if origin else "")
 
     def _encode(self, sample: Sample, row: Row) -> _Taken:
         kernels = self._kernels(sample, row)

@@ -21,6 +21,9 @@ class SampleLength:
     images: tuple[tuple[int, int], ...]
     """Height and width of each image, upright, in pixels."""
 
+    answer: int = 0
+    """Tokens of its last answer."""
+
 
 class SampleLengths:
     """Tokens of every training sample, at the image size of any phase."""
@@ -30,7 +33,7 @@ class SampleLengths:
 
     @classmethod
     def measure(cls, samples: Sequence[Sample], encoder: Encoder) -> SampleLengths:
-        """Tokenize every sample once; of its images only the headers are read."""
+        """Read and tokenize every sample once, one at a time; no image is decoded."""
         return cls([_measure(sample, encoder) for sample in samples])
 
     def __len__(self) -> int:
@@ -43,6 +46,15 @@ class SampleLengths:
     def image_tokens(self, index: int, grid: ImageGrid) -> int:
         """Image tokens of a sample."""
         return sum(grid.tokens(*size) for size in self._lengths[index].images)
+
+    def longest(self, grid: ImageGrid) -> int:
+        """Tokens of the longest sample; 0 without samples."""
+        return max((self.tokens(index, grid) for index in range(len(self))), default=0)
+
+    @property
+    def longest_answer(self) -> int:
+        """Tokens of the longest last answer; 0 without samples."""
+        return max((each.answer for each in self._lengths), default=0)
 
     def aspect(self, index: int) -> float:
         """Height by width of a sample's largest image; 1 without one."""
@@ -58,7 +70,5 @@ class SampleLengths:
 
 
 def _measure(sample: Sample, encoder: Encoder) -> SampleLength:
-    sizes = tuple(upright_size(image) for image in sample.images)
-    grid = encoder.contract.grid
-    counted = encoder.token_count(sample.messages, grid)
-    return SampleLength(counted - sum(grid.tokens(*size) for size in sizes), sizes)
+    texts, answer = encoder.text_counts(sample.messages)
+    return SampleLength(texts, tuple(upright_size(image) for image in sample.images), answer)

@@ -13,14 +13,21 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from vlmpipe.config.train import ResizeKernel
-from vlmpipe.data.store import SplitSamples
+from vlmpipe.data.images import decode_png
+from vlmpipe.data.store import origin_of
 from vlmpipe.encoding.conversation import Message, Sample
 from vlmpipe.encoding.encoder import Encoder
 from vlmpipe.encoding.images import ImageGrid
 from vlmpipe.errors import BadSamplesError, VlmpipeError
 from vlmpipe.training.augment import KernelLot
 from vlmpipe.training.batching.rows import Row
-from vlmpipe.training.vision_cache.keys import FeatureKey, Picture, feature_key, pictures_of
+from vlmpipe.training.vision_cache.keys import (
+    FeatureKey,
+    Picture,
+    StoredPictures,
+    feature_key,
+    pictures_of,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -78,6 +85,9 @@ class SampleBook:
     def image(self, job: Job) -> Image.Image:
         """The image of a job, in its original size."""
         with naming(lambda: job.name):
+            if isinstance(self._samples, StoredPictures):
+                # Read here and now: the threads that decode would each read where they are.
+                return decode_png(self._samples.pictures(job.sample)[job.place])
             return self._samples[job.sample].images[job.place]
 
     def jobs(self, index: int, grid: ImageGrid, kernels: Sequence[ResizeKernel]) -> list[Job]:
@@ -117,9 +127,8 @@ class SampleBook:
 
     def _origin(self, index: int) -> str:
         """What names a sample that cannot even be read."""
-        if isinstance(self._samples, SplitSamples):
-            return f"{index} ({self._samples.column('origin')[index]})"
-        return str(index)
+        origin = origin_of(self._samples, index)
+        return f"{index} ({origin})" if origin else str(index)
 
 
 @contextmanager
@@ -143,7 +152,7 @@ def prepared_ahead(
 ) -> Iterator[tuple[Job, Image.Image]]:
     """Jobs with their images on their grids, a few decoded and resized ahead by other threads.
 
-    Samples are read by the calling thread alone: a split is not made for several.
+    Samples are read by the calling thread alone, in order: a row group is read once so.
 
     Raises:
         BadSamplesError: when an image cannot be decoded.

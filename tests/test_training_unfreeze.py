@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from vlmpipe.models.loading import load_model
 from vlmpipe.pipeline.events import SilentReporter
 from vlmpipe.training.adapter import (
     adapted_modules,
+    count_trained,
     expected_adapter_parameters,
     load_adapter_weights,
     make_trainable,
@@ -83,6 +85,26 @@ def test_each_phase_trains_exactly_what_it_opens_under_unchanging_names(name: st
         found.append(len(expected))
     assert found == sorted(set(found))
     assert all(each == names[0] for each in names)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_what_each_phase_trains_is_counted_without_opening_it(method: str) -> None:
+    config = tiny_config(method=method, curriculum=SCHEDULE)
+    model = fresh(config)
+    before = trained(model)
+    foretold = [count_trained(model, FAMILY, parts) for parts in SEEN]
+    assert trained(model) == before
+    for parts, count in zip(SEEN, foretold, strict=True):
+        open_parts(model, FAMILY, parts)
+        assert count == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert foretold == sorted(set(foretold))
+
+
+def test_more_blocks_than_the_tower_has_are_refused_with_the_number_it_has() -> None:
+    with pytest.raises(ConfigError) as caught:
+        fresh(config_of(unfreeze=["last_blocks:99"]))
+    remedy = caught.value.remedies[0].partition("train.unfreeze=")[2].strip("'")
+    fresh(config_of(unfreeze=json.loads(remedy)))
 
 
 def test_a_new_model_is_as_the_first_phase_trains_it() -> None:

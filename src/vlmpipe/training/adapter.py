@@ -90,6 +90,17 @@ def _trainable_copies(model: Any) -> Iterator[tuple[str, Any]]:
             yield f"{module}.{rest}", parameter
 
 
+def count_trained(model: Any, family: Family, parts: Sequence[str]) -> int:
+    """How many parameters are trained while these parts of the tower are open; opens nothing."""
+    opened = tuple(f"{name}." for name in _modules_of(unwrapped(model), family, parts))
+    tower = {
+        id(parameter): name.startswith(opened)
+        for name, parameter in _trainable_copies(model)
+        if name.startswith(f"{family.vision_prefix}.")
+    }
+    return sum(p.numel() for p in model.parameters() if tower.get(id(p), p.requires_grad))
+
+
 def openable_parameters(model: Any, family: Family, config: TrainConfig) -> dict[str, Any]:
     """Every parameter that some phase trains, by its full name, in the model's order."""
     parts = unfreezing(config, has_vision=family.has_vision)[-1]
@@ -195,8 +206,11 @@ def _mergers(model: Any, family: Family) -> list[str]:
 def _last_blocks(model: Any, family: Family, count: int) -> list[str]:
     blocks = model.get_submodule(f"{family.vision_prefix}.blocks")
     if count > len(blocks):
+        most = f'["last_blocks:{len(blocks)}"]'
         raise ConfigError(
-            f"train.unfreeze: last_blocks:{count}, but the tower has {len(blocks)} blocks"
+            f"unfreeze asks for last_blocks:{count}, and the tower has {len(blocks)} blocks",
+            f"train all of them: train.unfreeze='{most}'",
+            f"where a phase asks for it: {most} as its unfreeze in train.curriculum",
         )
     return [f"{family.vision_prefix}.blocks.{i}" for i in range(len(blocks) - count, len(blocks))]
 

@@ -13,7 +13,7 @@ from vlmpipe.models.base import BaseModelFolder
 from vlmpipe.models.loading import load_model, resolve_dtype
 from vlmpipe.pipeline import Outcome, StageContext, Verdict
 from vlmpipe.pipeline.files import write_json
-from vlmpipe.training.adapter import make_trainable
+from vlmpipe.training.adapter import count_trained, make_trainable
 from vlmpipe.training.announcing import announce
 from vlmpipe.training.audits.census import (
     Census,
@@ -24,9 +24,10 @@ from vlmpipe.training.audits.census import (
 from vlmpipe.training.audits.image_tokens import audit_image_tokens, audit_tower
 from vlmpipe.training.audits.masks import MaskAudit, audit_masks
 from vlmpipe.training.batching.packed_attention import packing_for
+from vlmpipe.training.checkpoints import checkpoint_step, newest_checkpoint
 from vlmpipe.training.curriculum import Phase
 from vlmpipe.training.distributed.assembly import together
-from vlmpipe.training.distributed.processes import current_processes
+from vlmpipe.training.distributed.processes import Processes, current_processes
 from vlmpipe.training.distributed.sharding import shard_model
 from vlmpipe.training.distributed.soundness import refuse_unsound
 from vlmpipe.training.handing_on import WORK_NAME, drop_phases, hand_on, is_finished
@@ -69,7 +70,10 @@ def _train(context: StageContext, base: BaseModelFolder, data: TrainingData) -> 
     preparation = repacked(preparation, packed, base, data)
     images = _audit_images(preparation, base, data, model)
     audits = _audit_masks(preparation, data)
-    announce(context, base, census, audits, preparation, why)
+    trained = [count_trained(model, base.family, each.unfreeze) for each in preparation.phases]
+    announce(context, base, census, audits, preparation, why, trained)
+    if processes.world > 1:
+        context.reporter.note(_together_line(processes))
     open_cache = partial(
         open_vision_cache,
         config,
@@ -92,6 +96,7 @@ def _train(context: StageContext, base: BaseModelFolder, data: TrainingData) -> 
         cache=None if spread else open_cache(),
     )
     if not is_finished(context.folder):
+        _tell_going_on(session)
         _take_over_phases(context, session, base, data)
         ready_model(session)
         found = _audit_json(census, audits, preparation) | images | prove(session, census)
@@ -106,6 +111,33 @@ def _train(context: StageContext, base: BaseModelFolder, data: TrainingData) -> 
     if processes.is_first:
         drop_phases(context.folder)
     return _outcome(session, census)
+
+
+def _together_line(processes: Processes) -> str:
+    held = {
+        "ddp": "each holds the whole model",
+        "fsdp2": "each holds a part of the model",
+        "deepspeed": f"ZeRO stage {processes.sharing.zero_stage}",
+    }[processes.sharing.strategy]
+    return f"{processes.world} processes train together by {processes.sharing.strategy}: {held}"
+
+
+def _tell_going_on(session: TrainingSession) -> None:
+    """Say where an interrupted training is taken up: the phases' lines tell of all their steps."""
+    done = max((_steps_done(session, phase) for phase in session.phases), default=0)
+    if done and session.processes.is_first:
+        session.reporter.note(
+            f"goes on after step {done} of {session.phases[-1].last_step}; to begin anew instead:"
+            " `vlmpipe run-all --force train` with the same options"
+        )
+
+
+def _steps_done(session: TrainingSession, phase: Phase) -> int:
+    """Over all phases up to this one; 0 where nothing of it is done."""
+    if session.is_finished(phase):
+        return phase.last_step
+    checkpoint = newest_checkpoint(session.phase_folder(phase))
+    return phase.first_step + checkpoint_step(checkpoint) if checkpoint else 0
 
 
 def _take_over_phases(
@@ -227,10 +259,15 @@ def _outcome(session: TrainingSession, census: Census) -> Outcome:
         metrics["train/mfu"] = sorted(utilization)[len(utilization) // 2]
     evals = [row for row in rows if "eval_loss" in row]
     metrics |= {f"train/heldout_loss/{row['phase']}": float(row["eval_loss"]) for row in evals}
+    world, sharing = session.processes.world, session.processes.sharing.strategy
+    together = f" in {world} processes ({sharing})" if world > 1 else ""
     reasons = () if last < first else (f"loss did not fall: {first:.4f} to {last:.4f}",)
     return Outcome(
         metrics=metrics,
         verdict=Verdict(passed=not reasons, reasons=reasons),
-        summary=(f"loss {first:.4f} -> {last:.4f} over {len(losses)} steps",),
-        facts={"compute_dtype": session.dtype},
+        summary=(f"loss {first:.4f} -> {last:.4f} over {len(losses)} steps{together}",),
+        facts={
+            "compute_dtype": session.dtype,
+            **({"processes": world, "sharing": sharing} if together else {}),
+        },
     )

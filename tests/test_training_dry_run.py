@@ -27,7 +27,7 @@ from vlmpipe.training.dry_run.cases import Load, PhaseCase
 from vlmpipe.training.dry_run.fit import MemoryFit, Trial, fit_memory
 from vlmpipe.training.dry_run.measuring import MARGIN
 from vlmpipe.training.dry_run.memory import is_out_of_memory, optimizer_bytes, room_of
-from vlmpipe.training.dry_run.run import DryRun, dry_run
+from vlmpipe.training.dry_run.run import DryRun, PhaseDryRun, dry_run
 from vlmpipe.training.memory_peak import MemoryPeak
 from vlmpipe.training.run import load_trainable
 
@@ -141,6 +141,13 @@ def test_what_fits_is_told_with_its_peak() -> None:
     assert result.lines()[0].startswith("phase large: its largest batch (4 samples, ")
     assert result.as_json()["phases"][0]["load"]["samples"] == 4
     assert all(parameter.grad is None for parameter in device.model.parameters())
+
+
+def test_a_small_step_is_not_told_to_take_nothing() -> None:
+    step = PhaseDryRun("a", Load(1, 85, 16), 3 * 2**20, 600 * 2**10, 5 * 2**30)
+    told = step.line()
+    assert "takes 3.0 MiB, the optimiser 0.59 MiB, of 5.0 GiB free" in told
+    assert "the optimiser 2.0 KiB" in replace(step, optimizer_bytes=2048).line()
 
 
 def test_the_batch_of_most_image_tokens_is_tried_beside_the_longest() -> None:

@@ -35,8 +35,8 @@ class PhaseDryRun:
         """For the person who watches."""
         return (
             f"phase {self.phase}: its largest batch ({_told(self.load)}) takes"
-            f" {self.peak_bytes / GIB:.2f} GiB, the optimiser {self.optimizer_bytes / GIB:.2f}, of"
-            f" {self.free_bytes / GIB:.1f} GiB free"
+            f" {_size(self.peak_bytes)}, the optimiser {_size(self.optimizer_bytes)}, of"
+            f" {_size(self.free_bytes)} free"
         )
 
 
@@ -146,6 +146,14 @@ def _problem(measuring: Measuring, fit: MemoryFit | None) -> str:
         f" optimiser; a step takes {fit.base / GIB:.2f} GiB and {fit.per_place / MIB:.3f} MiB a"
         f" token, {fit.per_image_token / MIB:.3f} more for an image's (measured: {measured})"
     )
+
+
+def _size(count: int) -> str:
+    """In GiB, in MiB where that would be 0.0, in KiB where that would be."""
+    for unit, name in ((GIB, "GiB"), (MIB, "MiB")):
+        if count >= 0.1 * unit:
+            return f"{count / unit:.{2 if count < unit else 1}f} {name}"
+    return f"{count / 2**10:.1f} KiB"
 
 
 def _told(load: Load) -> str:

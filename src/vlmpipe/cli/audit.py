@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from vlmpipe.cli.execute import quieten_libraries, same_run
 from vlmpipe.cli.output import error_as_json, print_json, stdout_reserved
 from vlmpipe.cli.request import Request
 from vlmpipe.config import Config, load_config
-from vlmpipe.errors import ArtifactError
+from vlmpipe.errors import ArtifactError, InterruptError
 from vlmpipe.pipeline import RunStore
 from vlmpipe.pipeline.logs import stage_log
 from vlmpipe.pipeline.status import departure_of
@@ -59,7 +60,7 @@ def model(
     store = RunStore(loaded.run.outputs_dir, loaded.run.name)
     with stdout_reserved(as_json):
         setup = _setup_folder(loaded, store, request, console)
-        with stage_log(store.folder / "logs" / "audit_model.log"):
+        with _interruptible(request), stage_log(store.folder / "logs" / "audit_model.log"):
             audit = _audited(loaded, setup)
     error = audit.error()
     if as_json:
@@ -68,6 +69,18 @@ def model(
     _print_audit(console, audit)
     if error:
         raise error
+
+
+@contextmanager
+def _interruptible(request: Request) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as exc:
+        flag = ["--json"] if request.as_json else []
+        command = shlex.join(["vlmpipe", "audit", "model", *same_run(request), *flag])
+        raise InterruptError(
+            "interrupted; an audit keeps nothing", f"begin it again: {command}"
+        ) from exc
 
 
 def _setup_folder(config: Config, store: RunStore, request: Request, console: Console) -> Path:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def explained(stage: str, folder: Path, resume: Callable[[], str]) -> Iterator[N
     try:
         yield
     except VlmpipeError as exc:
-        exc.remedies = (*exc.remedies, _go_on(resume))
+        exc.remedies = (*exc.remedies, _go_on(resume, exc.remedies))
         exc.stage = stage
         raise
     except Exception as exc:
@@ -56,5 +57,11 @@ def notes_of(exc: BaseException) -> list[str]:
     return list(getattr(exc, "__notes__", []))
 
 
-def _go_on(resume: Callable[[], str]) -> str:
-    return f"then go on with: {resume()}"
+def _go_on(resume: Callable[[], str], remedies: Sequence[str] = ()) -> str:
+    """The command, with a word on those of its settings that a remedy gives another value."""
+    command = resume()
+    given = [word.partition("=")[0] for word in shlex.split(command) if "." in word.split("=")[0]]
+    changed = [key for key in given if any(f"{key}=" in remedy for remedy in remedies)]
+    if changed:
+        return f"then go on with this, with another value of {', '.join(changed)}: {command}"
+    return f"then go on with: {command}"

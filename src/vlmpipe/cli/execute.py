@@ -17,6 +17,7 @@ from vlmpipe.cli.results import print_plan, print_results
 from vlmpipe.config import load_config
 from vlmpipe.errors import ConfigError, GateError, InterruptError
 from vlmpipe.evaluation.report import write_report
+from vlmpipe.models.quiet import quieten_known
 from vlmpipe.pipeline import Runner, RunOptions, RunStore, StageResult
 from vlmpipe.pipeline.failures import notes_of
 from vlmpipe.stages import STAGES
@@ -93,6 +94,7 @@ def quieten_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    quieten_known()
 
 
 def _run(runner: Runner, reporter: RichReporter) -> list[StageResult]:

@@ -31,6 +31,7 @@ from vlmpipe.evaluation.report.serving import serving_commands
 from vlmpipe.evaluation.report.stages import gate_rows, stage_rows
 from vlmpipe.evaluation.report.survey import survey_of
 from vlmpipe.evaluation.report.tiles import tiles_of
+from vlmpipe.evaluation.report.training_events import noticed, trained_phases
 from vlmpipe.evaluation.report.verdicts import verdict_rows
 from vlmpipe.evaluation.validation.results import RESULTS_NAME
 from vlmpipe.tasks.metric_names import title_of
@@ -94,7 +95,9 @@ def _training(stages: Stages, results: Mapping[str, Any]) -> dict[str, Any] | No
         "logged": len(rows),
         "figures": _figures(train, "train/"),
         "mask": audit.get("mask"),
-        "phases": audit.get("phases", []),
+        "phases": trained_phases(audit.get("phases", []), rows),
+        "evaluated": any("eval_loss" in row for row in rows),
+        "events": noticed(rows),
         "compared": phase_table(results),
         "census": audit.get("census"),
     }

@@ -140,6 +140,23 @@ def test_epochs_are_counted_as_the_phase_draws_them_without_what_is_too_long(pac
         assert plan.steps == phase.steps
 
 
+def test_a_part_of_a_pass_is_counted_by_the_phases_own_draw() -> None:
+    part = {"max_size": [112, 112], "epochs": 0.4}
+    phases = [{"name": str(number), **part} for number in range(8)]
+    config = tiny_config(curriculum=phases, batch_tokens=300, gradient_accumulation=1)
+    preparation = prepared(config, data_of(uneven(60)))
+    batching = preparation.batching
+    counted = {
+        number: [
+            batching.plan(phase.indices, phase.grid, seed, epochs=0.4).steps
+            for phase, seed in zip(preparation.phases, seeds, strict=True)
+        ]
+        for number, seeds in {"own": range(8), "first": [0] * 8}.items()
+    }
+    assert [phase.steps for phase in preparation.phases] == counted["own"]
+    assert counted["own"] != counted["first"]
+
+
 def test_a_phase_left_without_samples_is_refused_though_it_counts_epochs() -> None:
     phases = [{"name": "a", "max_size": [112, 112], "epochs": 1}]
     settings = {"train": {"curriculum": phases, "max_length": 16}}

@@ -38,6 +38,7 @@ from vlmpipe.training.session import TrainingSession, autocast_dtype
 from vlmpipe.training.startup import prove, ready_model
 from vlmpipe.training.vision_cache.cache import open_vision_cache
 from vlmpipe.training.watch.rows import read_rows
+from vlmpipe.training.watch.task_exam import refuse_without_heldout
 
 __all__ = ["TrainingData", "load_trainable", "train"]
 
@@ -62,6 +63,7 @@ def _train(context: StageContext, base: BaseModelFolder, data: TrainingData) -> 
     spread = processes.world > 1 and processes.sharing.strategy == "fsdp2"
     if processes.world > 1:
         refuse_unsound(config.train, processes.sharing)
+    refuse_without_heldout(config.train.watch.early_stopping, len(data.heldout))
     preparation = prepare(config, base, data, processes.world)
     dtype = resolve_dtype(config.model.dtype)
     # One device may not hold what is spread over several: it is proven on the CPU.

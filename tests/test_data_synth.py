@@ -77,7 +77,9 @@ def test_what_was_written_can_be_trained_on(tmp_path: Path) -> None:
     assert summary.train.samples + summary.heldout.samples == 12
     assert summary.skipped == 0
     sample = load_split(tmp_path / "data", "train")[0]
-    assert [type(part) for part in sample.messages[0].parts] == [Image.Image, str]
+    picture, prompt = sample.messages[0].parts
+    assert isinstance(picture, Image.Image)
+    assert isinstance(prompt, str)
     assert (sample.task, sample.id[:8]) == ("table", "table-7-")
 
 
